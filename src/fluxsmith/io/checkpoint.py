@@ -1,0 +1,245 @@
+"""Opening a checkpoint by its headers alone: one file, a folder of shards with an index, or files on the Hub."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from fluxsmith.errors import FileError
+from fluxsmith.io.header import Header, parse_header
+from fluxsmith.io.sniff import check_readable
+from fluxsmith.io.views import Extent, View
+
+__all__ = ["Checkpoint", "Folder", "LocalFolder", "WeightFile", "open_checkpoint", "open_folder"]
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+STEMS = ("diffusion_pytorch_model", "model")
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of a checkpoint. `stamp` is (size, mtime in ns, inode) of a local file, or the ETag of a remote one."""
+
+    path: str
+    size: int
+    stamp: str
+    remote: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """File(s) of tensors, opened by header only: nothing of the weights has been read.
+
+    `reference` is what the user wrote, `config` the config.json beside the weights, where there is one.
+    """
+
+    reference: str
+    files: tuple[WeightFile, ...]
+    tensors: Mapping[str, View]
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    config: Mapping[str, Any] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(view.nbytes for view in self.tensors.values())
+
+    @property
+    def dtypes(self) -> set[str]:
+        return {dtype for view in self.tensors.values() for dtype in view.dtypes}
+
+
+class Folder(Protocol):
+    """Where a checkpoint's files lie: a local folder, or a repository on the Hub."""
+
+    name: str
+
+    def names(self) -> Sequence[str]:
+        """File names, relative, with `/`."""
+        ...
+
+    def text(self, name: str) -> str:
+        """The text of a small file."""
+        ...
+
+    def header(self, name: str) -> tuple[WeightFile, Header]:
+        """The header of a weight file."""
+        ...
+
+
+class LocalFolder:
+    """A folder on this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.name = str(root)
+
+    def names(self) -> list[str]:
+        return sorted(entry.name for entry in os.scandir(self.root) if not entry.is_dir())
+
+    def text(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+    def header(self, name: str) -> tuple[WeightFile, Header]:
+        return read_local_header(self.root / name)
+
+
+def read_local_header(path: Path) -> tuple[WeightFile, Header]:
+    """The header of one safetensors file; raises FileError as `parse_header` does."""
+    size = check_readable(path)
+    with path.open("rb") as file:
+
+        def read(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        header = parse_header(read, size, str(path))
+    return local_file(path), header
+
+
+def local_file(path: Path) -> WeightFile:
+    """A WeightFile with the stamp that tells whether the file is still the same one."""
+    stat = path.stat()
+    return WeightFile(str(path), stat.st_size, f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}")
+
+
+def open_checkpoint(path: Path, reference: str | None = None, *, allow_pickle: bool = False) -> Checkpoint:
+    """A file or a folder on this machine, by its headers.
+
+    Raises FileError (exit code 3) naming the file and the cause.
+    """
+    reference = reference or str(path)
+    if path.is_dir():
+        root = path / "transformer" if (path / "model_index.json").exists() else path
+        if not root.is_dir():
+            raise FileError("file.not-found", f"{path} is a pipeline without a transformer folder", facts={"folder": path})
+        return open_folder(LocalFolder(root), reference)
+    check_readable(path)
+    if path.suffix in PICKLES and allow_pickle:
+        from fluxsmith.io.pickled import open_pickle
+
+        return open_pickle(path, reference)
+    file, header = read_local_header(path)
+    return Checkpoint(reference, (file,), _views(file, header), header.metadata, _sibling_config(path))
+
+
+def open_folder(folder: Folder, reference: str) -> Checkpoint:
+    """A folder whose weights are named as diffusers or transformers name them, or hold just one safetensors file."""
+    names = list(folder.names())
+    config = cast("dict[str, Any]", _json(folder, "config.json")) if "config.json" in names else None
+    index = _pick_index(names)
+    if index is None:
+        file, header = folder.header(_pick_single(folder.name, names))
+        return Checkpoint(reference, (file,), _views(file, header), header.metadata, config)
+    return _open_shards(folder, reference, index, names, config)
+
+
+def _open_shards(
+    folder: Folder, reference: str, index: str, names: list[str], config: Mapping[str, Any] | None
+) -> Checkpoint:
+    weight_map, total = _weight_map(folder, index)
+    shards = sorted(set(weight_map.values()))
+    missing = [name for name in shards if name not in names]
+    if missing:
+        raise FileError(
+            "file.missing-shard",
+            f"{len(missing)} of {len(shards)} shards that the index names are not in {folder.name}",
+            facts={"index": index, "missing": ", ".join(missing[:10])},
+            fix="download the missing files",
+        )
+    tensors: dict[str, View] = {}
+    files: list[WeightFile] = []
+    metadata: dict[str, str] = {}
+    for shard in shards:
+        file, header = folder.header(shard)
+        files.append(file)
+        metadata |= header.metadata
+        for key, view in _views(file, header).items():
+            if key in tensors:
+                raise FileError(
+                    "file.duplicate-key", f"`{key}` stands in two shards of {folder.name}", facts={"key": key, "second in": shard}
+                )
+            tensors[key] = view
+        _check_index(index, shard, weight_map, header)
+    found = sum(view.nbytes for view in tensors.values())
+    if total is not None and total != found:
+        raise FileError(
+            "file.bad-index",
+            f"{index} says {total:,} bytes of tensors, the shards hold {found:,}",
+            facts={"folder": folder.name, "expected": f"{total:,}", "found": f"{found:,}"},
+            fix="download the index and the shards of one and the same version",
+        )
+    return Checkpoint(reference, tuple(files), tensors, metadata, config)
+
+
+def _weight_map(folder: Folder, index: str) -> tuple[dict[str, str], int | None]:
+    data = _json(folder, index)
+    try:
+        fields = cast("dict[str, Any]", data)
+        weight_map = {str(key): str(value) for key, value in fields["weight_map"].items()}
+        total = fields.get("metadata", {}).get("total_size")
+    except (KeyError, AttributeError, TypeError):
+        raise FileError("file.bad-index", f"{index} in {folder.name} has no weight_map", facts={"index": index}) from None
+    return weight_map, int(total) if total is not None else None
+
+
+def _check_index(index: str, shard: str, weight_map: Mapping[str, str], header: Header) -> None:
+    expected = {key for key, name in weight_map.items() if name == shard}
+    absent, extra = sorted(expected - header.tensors.keys()), sorted(header.tensors.keys() - expected)
+    if absent or extra:
+        what = f"lacks {len(absent)} tensors that the index puts there" if absent else f"holds {len(extra)} that it does not"
+        raise FileError(
+            "file.bad-index",
+            f"{index} does not describe {shard}: the file {what}",
+            facts={"first": (absent or extra)[0], "index": index, "shard": shard},
+            fix="download the index and the shards of one and the same version",
+        )
+
+
+def _json(folder: Folder, name: str) -> object:
+    try:
+        return json.loads(folder.text(name))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError("file.bad-json", f"{name} in {folder.name} is not JSON", facts={"file": name, "cause": error}) from None
+
+
+def _pick_index(names: list[str]) -> str | None:
+    known = [f"{stem}.safetensors.index.json" for stem in STEMS]
+    found = [name for name in names if ".safetensors.index" in name and name.endswith(".json")]
+    return next((name for name in known if name in found), found[0] if found else None)
+
+
+def _pick_single(folder: str, names: list[str]) -> str:
+    weights = [name for name in names if name.endswith(".safetensors")]
+    for stem in STEMS:
+        if f"{stem}.safetensors" in weights:
+            return f"{stem}.safetensors"
+    if len(weights) == 1:
+        return weights[0]
+    facts = {"folder": folder, "found": ", ".join(weights[:10]) or ", ".join(names[:10]) or "nothing"}
+    if any("-of-" in name for name in weights):
+        raise FileError(
+            "file.missing-index", f"{folder} holds shards but no index", facts=facts, fix="download the *.safetensors.index.json"
+        )
+    if not weights:
+        raise FileError("file.no-weights", f"{folder} holds no safetensors file", facts=facts)
+    raise FileError("file.ambiguous", f"{folder} holds {len(weights)} safetensors files and no index", facts=facts, fix="name one of them")
+
+
+def _views(file: WeightFile, header: Header) -> dict[str, View]:
+    views: dict[str, View] = {}
+    for key, entry in header.tensors.items():
+        view = View(entry.shape, ())
+        extent = Extent(file.path, header.data_start + entry.start, view.count, entry.dtype)
+        views[key] = View(entry.shape, (extent,))
+    return views
+
+
+def _sibling_config(path: Path) -> Mapping[str, Any] | None:
+    config = path.parent / "config.json"
+    if path.stem not in STEMS or not config.exists():
+        return None
+    return cast("dict[str, Any]", _json(LocalFolder(path.parent), "config.json"))
+
+

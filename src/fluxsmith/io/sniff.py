@@ -1,0 +1,64 @@
+"""What a file that is no safetensors file really is, from its first bytes: the parser's own word would hide it."""
+
+import os
+from pathlib import Path
+
+from fluxsmith.errors import FileError
+
+__all__ = ["check_readable", "explain_foreign"]
+
+_PARTIAL = (".incomplete", ".part", ".partial", ".crdownload", ".aria2")
+
+
+def check_readable(path: Path) -> int:
+    """The size of a file in bytes.
+
+    Raises FileError where it is missing, a dangling link, a folder, empty, or a download that has not finished.
+    """
+    facts = {"file": path}
+    if path.is_symlink() and not path.exists():
+        raise FileError("file.dangling-link", f"{path.name} is a link to a file that is gone", facts={**facts, "link to": os.readlink(path)})
+    if not path.exists():
+        raise FileError("file.not-found", f"{path} does not exist", facts=facts)
+    if path.is_dir():
+        raise FileError("file.is-folder", f"{path} is a folder where a file was expected", facts=facts)
+    if path.suffix in _PARTIAL:
+        raise FileError("file.unfinished-download", f"{path.name} is a download that has not finished", facts=facts, fix="download it again")
+    size = path.stat().st_size
+    if size == 0:
+        raise FileError("file.empty", f"{path.name} is empty (0 bytes)", facts=facts, fix="download it again")
+    return size
+
+
+def explain_foreign(name: str, head: bytes, size: int) -> FileError | None:
+    """The error for a file whose first bytes (64 are enough) are not a safetensors header; None where they may be."""
+    facts = {"file": name}
+    if head.startswith(b"version https://git-lfs"):
+        return FileError(
+            "file.lfs-pointer",
+            f"{name} is a git-lfs pointer of {size} bytes, not the weights",
+            facts={**facts, "expected": "a safetensors file", "found": head.split(b"\n")[0].decode(errors="replace")},
+            fix="git lfs pull, or download the file from its page",
+        )
+    if head.lstrip()[:1] == b"<":
+        return FileError(
+            "file.html",
+            f"{name} is a web page, not weights: the download was answered with HTML",
+            facts={**facts, "found": head[:40].decode(errors="replace").strip()},
+            fix="download it again; a gated repository needs `hf auth login`",
+        )
+    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+        return FileError(
+            "file.pickle",
+            f"{name} is a pickle (torch.save), which can run code when it is opened",
+            facts={**facts, "expected": "a safetensors file"},
+            fix="add --allow-pickle to read its tensors without running anything (weights_only)",
+        )
+    if head.startswith(b"GGUF"):
+        return FileError(
+            "file.gguf",
+            f"{name} is a GGUF file, which this version does not read",
+            facts=facts,
+            fix="use the bf16 safetensors file that it was made from",
+        )
+    return None

@@ -1,0 +1,90 @@
+"""FLUX.1 (schnell, dev, Krea, Kontext, Fill, Canny/Depth, Flux-mini, ...): any depth and width, one table.
+
+Canonical names are those of Black Forest Labs' own files. Facts: in diffusers qkv and linear1 are split, and the two
+halves of the last layer's modulation stand in the other order (BFL: shift, scale; diffusers: scale, shift).
+
+Dims: H width, M width of the MLP, D width of a head, in/out channels of a patch, ctx and vec widths of the two text
+embeddings, T width of the sinusoidal time embedding; double and single are depths, guidance is 1 where it is embedded.
+"""
+
+from fluxsmith.layouts.table import Row, Table, linear, scale
+
+__all__ = ["FLUX1"]
+
+
+def _stream(stream: str, context: bool) -> list[Row]:
+    """The rows of one stream (`img` or `txt`) of a double block."""
+    bfl, d = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}"
+    qkv = "add_q_proj add_k_proj add_v_proj" if context else "to_q to_k to_v"
+    norm, out, ff = ("norm_added", "to_add_out", "ff_context") if context else ("norm", "to_out.0", "ff")
+    modulation = "norm1_context" if context else "norm1"
+    return [
+        linear(f"{bfl}_mod.lin", "H H H H H H", "H", tags="modulation", diffusers=f"{d}.{modulation}.linear"),
+        scale(f"{bfl}_attn.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_q"),
+        scale(f"{bfl}_attn.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_k"),
+        linear(f"{bfl}_attn.qkv", "H H H", "H", segments="q k v", diffusers=" ".join(f"{d}.attn.{p}" for p in qkv.split())),
+        linear(f"{bfl}_attn.proj", "H", "H", diffusers=f"{d}.attn.{out}"),
+        linear(f"{bfl}_mlp.0", "M", "H", tags="mlp", diffusers=f"{d}.{ff}.net.0.proj"),
+        linear(f"{bfl}_mlp.2", "H", "M", tags="mlp", diffusers=f"{d}.{ff}.net.2"),
+    ]
+
+
+_S, _SD = "single_blocks.{single}", "single_transformer_blocks.{single}"
+_T = "time_text_embed"
+
+_ROWS = (
+    linear("time_in.in_layer", "H", "T", diffusers=f"{_T}.timestep_embedder.linear_1"),
+    linear("time_in.out_layer", "H", "H", diffusers=f"{_T}.timestep_embedder.linear_2"),
+    linear("guidance_in.in_layer", "H", "T", tags="guidance", optional="guidance", diffusers=f"{_T}.guidance_embedder.linear_1"),
+    linear("guidance_in.out_layer", "H", "H", tags="guidance", optional="guidance", diffusers=f"{_T}.guidance_embedder.linear_2"),
+    linear("vector_in.in_layer", "H", "vec", diffusers=f"{_T}.text_embedder.linear_1"),
+    linear("vector_in.out_layer", "H", "H", diffusers=f"{_T}.text_embedder.linear_2"),
+    linear("txt_in", "H", "ctx", diffusers="context_embedder"),
+    linear("img_in", "H", "in", diffusers="x_embedder"),
+    *_stream("img", context=False),
+    *_stream("txt", context=True),
+    linear(f"{_S}.modulation.lin", "H H H", "H", diffusers=f"{_SD}.norm.linear"),
+    linear(
+        f"{_S}.linear1", "H H H M", "H", segments="q k v mlp",
+        diffusers=f"{_SD}.attn.to_q {_SD}.attn.to_k {_SD}.attn.to_v {_SD}.proj_mlp",
+    ),  # fmt: skip
+    linear(f"{_S}.linear2", "H", "H M", diffusers=f"{_SD}.proj_out"),
+    scale(f"{_S}.norm.query_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_q"),
+    scale(f"{_S}.norm.key_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_k"),
+    linear(
+        "final_layer.adaLN_modulation.1", "H H", "H", tags="modulation", order={"diffusers": (1, 0)}, diffusers="norm_out.linear"
+    ),
+    linear("final_layer.linear", "out", "H", diffusers="proj_out"),
+)
+
+# The order of stock FluxTransformer2DModel.state_dict(), by which shards are cut. Stems of one block stand together.
+_DIFFUSERS_ORDER = (
+    f"{_T}.timestep_embedder.linear_1", f"{_T}.timestep_embedder.linear_2",
+    f"{_T}.guidance_embedder.linear_1", f"{_T}.guidance_embedder.linear_2",
+    f"{_T}.text_embedder.linear_1", f"{_T}.text_embedder.linear_2",
+    "context_embedder", "x_embedder",
+    *(f"transformer_blocks.{{double}}.{stem}" for stem in (
+        "norm1.linear", "norm1_context.linear", "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v",
+        "attn.to_out.0", "attn.norm_added_q", "attn.norm_added_k", "attn.add_q_proj", "attn.add_k_proj",
+        "attn.add_v_proj", "attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    )),
+    *(f"single_transformer_blocks.{{single}}.{stem}" for stem in (
+        "norm.linear", "proj_mlp", "proj_out", "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v",
+    )),
+    "norm_out.linear", "proj_out",
+)  # fmt: skip
+
+FLUX1 = Table(
+    family="flux1",
+    layouts=("bfl", "diffusers"),
+    rows=_ROWS,
+    depth_stems={
+        "double": {"bfl": "double_blocks", "diffusers": "transformer_blocks"},
+        "single": {"bfl": "single_blocks", "diffusers": "single_transformer_blocks"},
+    },
+    order={"diffusers": _DIFFUSERS_ORDER},
+    flags=("guidance",),
+    suffixes={"diffusers": {"scale": "weight"}},
+    # Recent ComfyUI saves BFL files with `query_norm.weight`; it is read, and written as `.scale`.
+    aliases={"query_norm.weight": "query_norm.scale", "key_norm.weight": "key_norm.scale"},
+)
