@@ -1,0 +1,243 @@
+"""Statistics of whole tensors, gathered tile by tile before a method runs. Their values do not depend on the order of
+the tiles or the number of threads: counts are integers, and sums of tiles are added in the order of the tiles.
+
+    sums(f)            f gives numbers per tile; their sums over the tensor
+    kth_magnitude(f)   f gives tensors per tile; the k-th largest magnitude of each, exact
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Measurement", "Statistic", "kth_magnitude", "sums"]
+
+Tiles = Sequence["Tensor"]
+Options = Mapping[str, Any]
+
+
+class Measurement(ABC):
+    """One statistic being gathered over one tensor."""
+
+    #: Elements to look at before the first pass, spread over the tensor (0: none).
+    sample_size = 0
+
+    def prepare(self, sample: Tiles) -> None:
+        """Look at a sample of the inputs; called once, where `sample_size` is not 0."""
+
+    @abstractmethod
+    def visit(self, tile: int, inputs: Tiles) -> None:
+        """Take in tile number `tile`; called from several threads."""
+
+    @abstractmethod
+    def finish_pass(self) -> bool:
+        """Close a pass over all tiles; True where another pass is needed."""
+
+    @abstractmethod
+    def value(self) -> Any:
+        """The statistic."""
+
+
+class Statistic(ABC):
+    """What a method asks to be measured."""
+
+    @abstractmethod
+    def begin(self, count: int, options: Options) -> Measurement:
+        """Start measuring tensors of `count` elements."""
+
+
+@dataclass(frozen=True)
+class sums(Statistic):  # noqa: N801 - reads as a function where it is declared
+    """Sums over a tensor of numbers that `function(*tiles, **options)` computes per tile, as a list of float."""
+
+    function: Callable[..., Sequence[Any]]
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return _Sums(self.function, options)
+
+
+class _Sums(Measurement):
+    def __init__(self, function: Callable[..., Sequence[Any]], options: Options) -> None:
+        self._function, self._options = function, options
+        self._parts: dict[int, list[float]] = {}
+
+    def visit(self, tile: int, inputs: Tiles) -> None:
+        self._parts[tile] = [float(x) for x in self._function(*inputs, **self._options)]
+
+    def finish_pass(self) -> bool:
+        return False
+
+    def value(self) -> list[float]:
+        rows = [self._parts[tile] for tile in sorted(self._parts)]
+        return [sum(column) for column in zip(*rows, strict=True)]
+
+
+@dataclass(frozen=True)
+class kth_magnitude(Statistic):  # noqa: N801 - reads as a function where it is declared
+    """For each tensor that `function(*tiles)` gives: the smallest magnitude among the `kept(count, share)` largest.
+
+    `share` names the option with the share that is kept (a number, or one per tensor). A threshold of +inf keeps
+    nothing, 0 keeps all. Ties at the threshold are all kept by whoever compares with >=.
+    """
+
+    function: Callable[..., Sequence[Any]]
+    share: str
+    kept: Callable[[int, float], int]
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return _KthMagnitudes(self, count, options)
+
+
+class _KthMagnitudes(Measurement):
+    sample_size = 1 << 16
+
+    def __init__(self, statistic: kth_magnitude, count: int, options: Options) -> None:
+        self._statistic, self._count, self._options = statistic, count, options
+        self._searches: list[_Search] | None = None
+        self._lock = threading.Lock()
+
+    def prepare(self, sample: Tiles) -> None:
+        for search, delta in self._pairs(sample):
+            search.bracket_from(delta.abs())
+
+    def visit(self, tile: int, inputs: Tiles) -> None:
+        for search, delta in self._pairs(inputs):
+            search.visit(delta)
+
+    def _pairs(self, inputs: Tiles) -> list[tuple[_Search, Tensor]]:
+        deltas = self._statistic.function(*inputs)
+        with self._lock:
+            if self._searches is None:
+                self._searches = [_Search(self._count, self._kept(i)) for i in range(len(deltas))]
+        return list(zip(self._searches, deltas, strict=True))
+
+    def _kept(self, index: int) -> int:
+        share = self._options[self._statistic.share]
+        return self._statistic.kept(self._count, share if isinstance(share, (int, float)) else share[index])
+
+    def finish_pass(self) -> bool:
+        return any([search.finish_pass() for search in self._searches or []])
+
+    def value(self) -> list[float]:
+        return [search.result for search in self._searches or [] if search.result is not None]
+
+
+class _Search:
+    """The k-th largest magnitude of one streamed tensor.
+
+    First pass: values inside a bracket, guessed from a sample, are collected and those above it counted. Where the
+    guess was wrong, or too many values are collected, two more passes count bit patterns of the magnitudes (the bits
+    of non-negative floats are ordered as their values), 16 bits at a time: always exact, never more than 2^17 counts.
+    """
+
+    CAP = 1 << 23
+
+    def __init__(self, count: int, kept: int) -> None:
+        self.count, self.kept = count, kept
+        self.result: float | None = float("inf") if kept <= 0 else 0.0 if kept >= count else None
+        self._low, self._high = -1.0, float("inf")
+        self._above, self._collected, self._inside = 0, 0, list[Any]()
+        self._stage, self._overflow = "bracket", False
+        self._counts: Any = None
+        self._prefix = 0
+        self._lock = threading.Lock()
+
+    def bracket_from(self, sample: Tensor) -> None:
+        """Guess an open interval that holds the threshold with near certainty (8 standard errors of the rank)."""
+        if self.result is not None or self.count <= self.CAP // 4:
+            return
+        ordered = sample.sort(descending=True).values
+        share = self.kept / self.count
+        error = 8 * (share * (1 - share) / len(ordered)) ** 0.5 + 16 / len(ordered)
+        first, last = int((share - error) * len(ordered)), int((share + error) * len(ordered))
+        self._high = float(ordered[first]) if first > 0 else float("inf")
+        low = float(ordered[last]) if last < len(ordered) else 0.0
+        # One step below the sampled value: values that equal it are inside.
+        self._low = low * (1 - 2**-20) if low > 0 else -1.0
+
+    def visit(self, delta: Tensor) -> None:
+        if self.result is not None:
+            return
+        magnitude = delta.abs()
+        if self._stage == "bracket":
+            self._collect(magnitude)
+        else:
+            self._count_bits(magnitude)
+
+    def _collect(self, magnitude: Tensor) -> None:
+        above_low = magnitude > self._low
+        if self._high == float("inf"):
+            inside, above = magnitude[above_low], 0
+        else:
+            not_above = magnitude <= self._high
+            inside = magnitude[above_low & not_above]
+            above = len(magnitude) - int(not_above.count_nonzero())
+        with self._lock:
+            self._above += above
+            self._collected += len(inside)
+            self._overflow |= self._collected > self.CAP
+            if self._overflow:
+                self._inside.clear()
+            else:
+                self._inside.append(inside.clone())
+
+    def _count_bits(self, magnitude: Tensor) -> None:
+        import torch
+
+        bits = magnitude.float().view(torch.int32)
+        if self._stage == "high":
+            part = bits >> 16
+        else:
+            part = bits[(bits >> 16) == self._prefix] & 0xFFFF
+        counts = torch.bincount(part, minlength=1 << 16).cpu()
+        with self._lock:
+            self._counts = counts if self._counts is None else self._counts + counts
+
+    def finish_pass(self) -> bool:
+        """True where another pass is needed."""
+        if self.result is not None:
+            return False
+        if self._stage == "bracket":
+            return self._close_bracket()
+        return self._close_counts()
+
+    def _close_bracket(self) -> bool:
+        import torch
+
+        rank = self.kept - self._above
+        if not self._overflow and 0 < rank <= self._collected:
+            values = torch.cat(self._inside)
+            self._inside = []
+            self.result = float(_kth_largest(values, rank))
+            return False
+        self._inside, self._stage = [], "high"
+        return True
+
+    def _close_counts(self) -> bool:
+        import struct
+
+        counts = self._counts.flip(0).cumsum(0)
+        rank = self.kept if self._stage == "high" else self._rank
+        found = int((counts < rank).sum())
+        prefix = (1 << 16) - 1 - found
+        passed = int(counts[found - 1]) if found else 0
+        self._counts = None
+        if self._stage == "high":
+            self._prefix, self._rank, self._stage = prefix, rank - passed, "low"
+            return True
+        self.result = struct.unpack("<f", struct.pack("<I", self._prefix << 16 | prefix))[0]
+        return False
+
+
+def _kth_largest(values: Tensor, rank: int) -> float:
+    """The rank-th largest of a 1-D tensor; numpy's introselect is several times faster than torch's on a CPU."""
+    import numpy as np
+
+    array = values.cpu().numpy()
+    return float(np.partition(array, len(array) - rank)[len(array) - rank])

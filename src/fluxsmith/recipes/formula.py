@@ -1,0 +1,118 @@
+"""One-line formulas: `0.7*dev + 0.3*krea`, `dev + 0.3*(krea - dev)`, `ties(dev, krea, photo, density=0.4)`."""
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fluxsmith.errors import Position, RecipeError, did_you_mean
+from fluxsmith.methods import find_method
+from fluxsmith.recipes.expressions import Call, Combination, Expression, Model, call
+
+__all__ = ["parse_formula", "show"]
+
+_OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def parse_formula(text: str, names: Mapping[str, Expression], file: str = "formula") -> Expression:
+    """The expression that a formula means; `names` are the models and steps that it may use.
+
+    Raises RecipeError pointing at the place that cannot be meant.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except SyntaxError as error:
+        at = Position(file, 1, error.offset or 1, text.strip())
+        raise RecipeError("recipe.bad-formula", "the formula cannot be read", at=at, hint=error.msg) from None
+    value = _Reader(text.strip(), names, file).read(tree.body)
+    if not isinstance(value, Expression):
+        raise RecipeError("recipe.bad-formula", f"`{text}` is a number, not a model")
+    return value
+
+
+class _Reader:
+    def __init__(self, text: str, names: Mapping[str, Expression], file: str) -> None:
+        self._text, self._names, self._file = text, names, file
+
+    def read(self, node: ast.expr) -> Any:
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            return node.value
+        if isinstance(node, ast.Name):
+            return self._name(node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+            value = self.read(node.operand)
+            return -value if isinstance(node.op, ast.USub) else value
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return self._binary(node)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return self._call(node, node.func.id)
+        raise self._error(node, "formulas have numbers, names, + - * / and calls of methods")
+
+    def _binary(self, node: ast.BinOp) -> Any:
+        left, right = self.read(node.left), self.read(node.right)
+        both = isinstance(left, Expression), isinstance(right, Expression)
+        wrong = {ast.Add: both in ((True, False), (False, True)), ast.Sub: both in ((True, False), (False, True)),
+                 ast.Mult: both == (True, True), ast.Div: both[1]}  # fmt: skip
+        if wrong[type(node.op)]:
+            raise self._error(node, "models are added to models and multiplied by numbers")
+        try:
+            return _OPERATORS[type(node.op)](left, right)
+        except ZeroDivisionError:
+            raise self._error(node, "division by zero") from None
+
+    def _name(self, node: ast.Name) -> Expression:
+        if node.id not in self._names:
+            hint = did_you_mean(node.id, list(self._names))
+            raise self._error(node, f"`{node.id}` is no model of this recipe", hint or f"add -m {node.id}=FILE")
+        return self._names[node.id]
+
+    def _call(self, node: ast.Call, name: str) -> Expression:
+        method = find_method(name)
+        inputs = [self.read(argument) for argument in node.args]
+        options: dict[str, Any] = {}
+        for keyword in node.keywords:
+            try:
+                options[str(keyword.arg)] = ast.literal_eval(keyword.value)
+            except ValueError:
+                raise self._error(keyword.value, "an option is a number or a word in quotes") from None
+        return call(method, inputs, options)
+
+    def _error(self, node: ast.expr, message: str, hint: str | None = None) -> RecipeError:
+        width = max((node.end_col_offset or node.col_offset + 1) - node.col_offset, 1)
+        return RecipeError(
+            "recipe.bad-formula", message, at=Position(self._file, 1, node.col_offset + 1, self._text, width), hint=hint
+        )
+
+
+def show(node: Expression) -> str:
+    """A formula for an expression, which `parse_formula` reads back (schedules are shown as `...`)."""
+    if isinstance(node, Model):
+        return node.name
+    if isinstance(node, Combination):
+        return _show_sum(node)
+    assert isinstance(node, Call)
+    options = [f"{key}={_show_value(value)}" for key, value in node.options.items()]
+    return f"{node.method.name}({', '.join([show(i) for i in node.inputs] + options)})"
+
+
+def _show_sum(node: Combination) -> str:
+    text = ""
+    for term, factor in node.terms:
+        size = "" if abs(factor) == 1 else f"{abs(factor):.12g}*"
+        inner = f"({show(term)})" if isinstance(term, Combination) else show(term)
+        sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
+        text += f"{sign}{size}{inner}"
+    return text
+
+
+def _show_value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_show_value(v) for v in value) + "]"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:.12g}"
+    return repr(value) if isinstance(value, (str, bool)) else "..."

@@ -1,0 +1,137 @@
+"""YAML that remembers where everything stands, so that errors point at file, line and column."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from fluxsmith.errors import Position, RecipeError
+
+__all__ = ["Located", "read_yaml"]
+
+Path_ = tuple[str | int, ...]
+
+
+class Located:
+    """Plain data (dict, list, str, numbers) of a YAML file, with the place of every key and value."""
+
+    def __init__(self, data: Any, file: str, lines: Sequence[str], places: Mapping[Path_, tuple[int, int]]) -> None:
+        self.data, self.file = data, file
+        self._lines, self._places = lines, places
+
+    def position(self, path: Sequence[str | int], width: int | None = None) -> Position | None:
+        """Where the value (or key) at `path` stands; the nearest outer one where it has no place of its own."""
+        for length in range(len(path), 0, -1):
+            place = self._places.get(tuple(path[:length]))
+            if place is not None:
+                line, column = place
+                text = self._lines[line] if line < len(self._lines) else ""
+                word = str(path[length - 1])
+                return Position(self.file, line + 1, column + 1, text, width or max(len(word), 1))
+        return None
+
+    def within(self, location: Sequence[Any]) -> list[str | int]:
+        """The part of a validator's location that exists in the data (it also names branches of unions)."""
+        found: list[str | int] = []
+        here = self.data
+        for part in location:
+            if isinstance(here, dict) and part in here:
+                here = cast("dict[str, Any]", here)[part]
+            elif isinstance(here, list) and isinstance(part, int) and part < len(cast("list[Any]", here)):
+                here = cast("list[Any]", here)[part]
+            else:
+                continue
+            found.append(part)
+        return found
+
+    def assign(self, key: str, text: str) -> None:
+        """Set `a.b.c` to a YAML value, as `--set a.b.c=value` does.
+
+        Raises RecipeError where the path leads through something that has no fields.
+        """
+        here: Any = self.data
+        *parents, last = key.split(".")
+        for part in parents:
+            here = _child(here, part, key)
+        value = _yaml().load(text)
+        if isinstance(here, list):
+            cast("list[Any]", here)[_index(here, last, key)] = _plain(value)
+        elif isinstance(here, dict):
+            here[last] = _plain(value)
+        else:
+            raise _no_field(key, last)
+
+
+def read_yaml(path: Path) -> Located:
+    """A YAML file with positions.
+
+    Raises RecipeError with file, line and column where it cannot be read or names a key twice.
+    """
+    try:
+        return parse_yaml(path.read_text(), str(path))
+    except UnicodeDecodeError:
+        raise RecipeError("recipe.not-text", f"{path} is not a text file", facts={"file": path}) from None
+
+
+def parse_yaml(text: str, file: str) -> Located:
+    """The same for text that stands elsewhere, such as in the metadata of a file."""
+    from ruamel.yaml.error import MarkedYAMLError
+
+    lines = text.splitlines()
+    try:
+        data = _yaml().load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        at = Position(file, mark.line + 1, mark.column + 1, lines[mark.line] if mark.line < len(lines) else "") if mark else None
+        code = "recipe.duplicate-key" if "duplicate key" in str(error) else "recipe.bad-yaml"
+        problem = (error.problem or "not YAML").split("\n")[0]
+        raise RecipeError(code, problem, at=at) from None
+    places: dict[Path_, tuple[int, int]] = {}
+    _collect(data, (), places)
+    return Located(_plain(data), file, lines, places)
+
+
+def _yaml() -> Any:
+    from ruamel.yaml import YAML
+
+    return YAML(typ="rt")
+
+
+def _collect(node: Any, path: Path_, places: dict[Path_, tuple[int, int]]) -> None:
+    if isinstance(node, dict):
+        for key, value in cast("dict[str, Any]", node).items():
+            places[(*path, key)] = node.lc.key(key)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            _collect(value, (*path, key), places)
+    elif isinstance(node, list):
+        for i, value in enumerate(cast("list[Any]", node)):
+            places[(*path, i)] = node.lc.item(i)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            _collect(value, (*path, i), places)
+
+
+def _plain(node: Any) -> Any:
+    """The same data without the YAML library's own types."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in cast("dict[Any, Any]", node).items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in cast("list[Any]", node)]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _child(here: Any, part: str, key: str) -> Any:
+    if isinstance(here, dict):
+        return cast("dict[str, Any]", here).setdefault(part, {})
+    if isinstance(here, list):
+        return cast("list[Any]", here)[_index(cast("list[Any]", here), part, key)]
+    raise _no_field(key, part)
+
+
+def _index(here: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(here):
+        raise _no_field(key, part)
+    return int(part)
+
+
+def _no_field(key: str, part: str) -> RecipeError:
+    return RecipeError("recipe.bad-set", f"--set {key}: there is no `{part}` to set")

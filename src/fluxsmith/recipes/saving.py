@@ -1,0 +1,126 @@
+"""From a Recipe back to YAML, so that every output can carry the recipe that makes it again.
+
+Nested calls become named steps; linear combinations become formulas. `loading.recipe_from_text` reads the result.
+"""
+
+import io
+from typing import Any
+
+from fluxsmith.recipes.expressions import Call, Combination, Expression, Model
+from fluxsmith.recipes.formula import show
+from fluxsmith.recipes.recipe import Recipe, Rule
+from fluxsmith.recipes.schedules import Ramp, Schedule
+
+__all__ = ["recipe_to_dict", "recipe_to_text"]
+
+
+def recipe_to_text(recipe: Recipe) -> str:
+    """The recipe as YAML text."""
+    from ruamel.yaml import YAML
+
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = False
+    yaml.width = 200
+    yaml.dump(recipe_to_dict(recipe), stream)
+    return stream.getvalue()
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain data in the form of a recipe file."""
+    writer = _Writer()
+    merge = writer.step(recipe.root)
+    if isinstance(merge, str):
+        merge = {"formula": merge}
+    if recipe.rules:
+        merge["rules"] = [writer.rule(rule) for rule in recipe.rules]
+    if recipe.guidance:
+        merge["guidance"] = str(recipe.guidance)
+    if recipe.missing != "error":
+        merge["missing"] = recipe.missing
+    data: dict[str, Any] = {"fluxsmith": 1}
+    if recipe.title:
+        data["title"] = recipe.title
+    data["models"] = {m.name: _model(m) for m in recipe.models()}
+    if writer.steps:
+        data["steps"] = writer.steps
+    data["merge"] = merge
+    options = {"layout": recipe.output.layout, "dtype": _short(recipe.output.dtype), "shard_size": recipe.output.shard_size}
+    output = {key: value for key, value in options.items() if value is not None}
+    if output:
+        data["output"] = output
+    for key, value, default in (
+        ("seed", recipe.seed, 0), ("compute", recipe.compute, "fp32"),
+        ("structural", recipe.structural, False), ("strip", recipe.strip, ""),
+    ):  # fmt: skip
+        if value != default:
+            data[key] = value
+    return data
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.steps: dict[str, Any] = {}
+        self._names: dict[int, str] = {}
+
+    def step(self, node: Expression) -> Any:
+        """A formula, or a mapping with method and inputs."""
+        if isinstance(node, Model):
+            return node.name
+        if isinstance(node, Combination):
+            terms = tuple((self._leaf(term), factor) for term, factor in node.terms)
+            return show(Combination(terms))
+        assert isinstance(node, Call)
+        return self._call(node)
+
+    def rule(self, rule: Rule) -> dict[str, Any]:
+        if isinstance(rule.expression, Model):
+            return {"match": rule.selector.text, "take": rule.expression.name}
+        body = self.step(rule.expression)
+        return {"match": rule.selector.text} | ({"formula": body} if isinstance(body, str) else body)
+
+    def _leaf(self, node: Expression) -> Expression:
+        return node if isinstance(node, Model) else Model("", self.name(node))
+
+    def name(self, node: Expression) -> str:
+        """The name under which other steps use a node; a new step where it has none yet."""
+        if isinstance(node, Model):
+            return node.name
+        if id(node) not in self._names:
+            body = self.step(node)
+            self._names[id(node)] = f"step_{len(self.steps) + 1}"
+            self.steps[self._names[id(node)]] = body
+        return self._names[id(node)]
+
+    def _call(self, node: Call) -> dict[str, Any]:
+        names = [self.name(i) for i in node.inputs]
+        body: dict[str, Any] = {"method": node.method.name}
+        if node.method.inputs[0].name == "base":
+            body["base"], names = names[0], names[1:]
+        weights = node.options.get("weights")
+        if weights is None:
+            body["inputs"] = names
+        else:
+            body["inputs"] = [{"model": n, "weight": _number(w)} for n, w in zip(names, weights, strict=True)]
+        return body | {key: _number(value) for key, value in node.options.items() if key != "weights"}
+
+
+def _model(model: Model) -> Any:
+    if not model.components:
+        return model.reference
+    return {"checkpoint": model.reference, "components": list(model.components)}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, Ramp):
+        return {"ramp": list(value.points)}
+    if isinstance(value, Schedule):
+        data = {} if value.default is None else {"default": _number(value.default)}
+        return data | {selector.text: _number(number) for selector, number in value.entries}
+    return value
+
+
+def _short(dtype: str | None) -> str | None:
+    from fluxsmith.io.dtypes import DTYPES
+
+    return DTYPES[dtype].short if dtype else None

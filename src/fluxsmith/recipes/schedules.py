@@ -1,0 +1,88 @@
+"""Numbers that differ from tensor to tensor: a map from selectors to numbers or ramps, with a default."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fluxsmith.errors import RecipeError
+from fluxsmith.layouts.table import Canonical
+from fluxsmith.recipes.selectors import Selector
+
+__all__ = ["Number", "Ramp", "Schedule", "resolve"]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """Numbers spread evenly over the blocks that are meant, linear in between.
+
+    Tensors before the first block get the first number, those after the last block the last.
+    """
+
+    points: tuple[float, ...]
+
+    def at(self, place: float) -> float:
+        """The number at `place` in [0, 1]."""
+        steps = len(self.points) - 1
+        left = min(int(place * steps), steps - 1)
+        share = place * steps - left
+        return self.points[left] + (self.points[left + 1] - self.points[left]) * share
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`entries` refine `default`; where several match, the last one written wins."""
+
+    default: "float | Ramp | None"
+    entries: tuple[tuple[Selector, "float | Ramp"], ...] = ()
+
+
+Number = float | Ramp | Schedule
+
+
+def resolve(
+    value: "Number", tensor: Canonical, segment: str | None, blocks: Mapping[str, Sequence[int]], used: set[str]
+) -> float:
+    """The number for one tensor (or one named part of it).
+
+    `blocks` gives the block numbers of the model per kind; selectors that matched are added to `used`.
+    Raises RecipeError where nothing matches and there is no default.
+    """
+    if isinstance(value, Ramp):
+        return value.at(_place(tensor, None, blocks))
+    if not isinstance(value, Schedule):
+        return value
+    chosen: tuple[Selector | None, float | Ramp] | None = None if value.default is None else (None, value.default)
+    for selector, number in value.entries:
+        if selector.matches(tensor, segment):
+            used.add(selector.text)
+            chosen = (selector, number)
+    if chosen is None:
+        raise RecipeError(
+            "recipe.no-default",
+            f"no number is given for {tensor.name}",
+            facts={"selectors": ", ".join(selector.text for selector, _ in value.entries)},
+            fix="add `default: ...` to the map",
+        )
+    selector, number = chosen
+    return number.at(_place(tensor, selector, blocks)) if isinstance(number, Ramp) else number
+
+
+def _place(tensor: Canonical, selector: Selector | None, blocks: Mapping[str, Sequence[int]]) -> float:
+    """Where a tensor stands in the run of blocks that a ramp covers, from 0 to 1."""
+    order = [f"{kind}.{i}" for kind in ("double", "single") for i in blocks.get(kind, ())]
+    if selector is not None:
+        order = [block for block in order if selector.matches(_block_probe(block))] or order
+    if tensor.block not in order:
+        return 1.0 if tensor.name.startswith("final_layer") else 0.0
+    return order.index(tensor.block) / max(len(order) - 1, 1)
+
+
+def _block_probe(block: str) -> Canonical:
+    """A tensor that stands for its whole block."""
+    return Canonical(block, (), block, frozenset(), (), {})
+
+
+def check_points(points: Sequence[float]) -> None:
+    """A ramp needs two numbers or more."""
+    if len(points) < 2 or any(a != a for pair in pairwise(points) for a in pair):
+        raise RecipeError("recipe.bad-ramp", "a ramp needs at least two numbers", fix="write {ramp: [0.2, 0.8]}")

@@ -1,0 +1,79 @@
+"""The YAML of a recipe as strict models: fields, types and documentation, for checking and for editors."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from fluxsmith.config import Strict
+
+__all__ = ["InputEntry", "ModelEntry", "OutputEntry", "RecipeFile", "RuleEntry", "StepEntry"]
+
+
+class ModelEntry(Strict):
+    """A checkpoint with more than its reference."""
+
+    checkpoint: str = Field(description="file, folder, or org/name[@revision][:path]")
+    components: list[Literal["transformer"]] = Field(
+        default=[], description="take only these parts of an all-in-one file; the others are dropped by this rule"
+    )
+
+
+class InputEntry(Strict):
+    """A merge input: a model or step, with its weight."""
+
+    model: str = Field(description="name of a model or step")
+    weight: Any = Field(default=1.0, description="a number, or a map from selectors to numbers or ramps")
+
+
+class _Options(BaseModel):
+    """A step's other fields are the options of its method; the method checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class RuleEntry(_Options):
+    """In place of the merge, for the tensors that `match` selects."""
+
+    match: str = Field(description="block, part, glob or re:...")
+    take: str | None = Field(default=None, description="copy from this model or step")
+    method: str | None = None
+    base: str | None = None
+    inputs: list[str | InputEntry] | None = None
+    formula: str | None = None
+
+
+class StepEntry(_Options):
+    """A method with its inputs, or a formula."""
+
+    method: str | None = None
+    base: str | None = None
+    inputs: list[str | InputEntry] | None = None
+    formula: str | None = Field(default=None, description="for example `0.7*dev + 0.3*krea`")
+    rules: list[RuleEntry] = []
+    guidance: str | None = Field(default=None, description="keep, drop, zero, bake(3.5) or from(MODEL)")
+    missing: Literal["error", "skip", "base"] = Field(
+        default="error", description="where an input lacks a tensor: stop, average the others, or take the base's"
+    )
+
+
+class OutputEntry(Strict):
+    """How the result is written."""
+
+    layout: Literal["bfl", "diffusers", "comfy", "structural"] | None = None
+    dtype: Literal["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"] | None = None
+    shard_size: str | int | None = Field(default=None, description="largest file, such as 10GB")
+
+
+class RecipeFile(Strict):
+    """A fluxsmith recipe."""
+
+    fluxsmith: Literal[1] = Field(description="version of this format")
+    title: str = ""
+    models: dict[str, str | ModelEntry] = Field(default={}, description="name: reference")
+    steps: dict[str, StepEntry | str] = Field(default={}, description="named intermediate results; nothing is written for them")
+    merge: StepEntry | str = Field(description="the result: a method with inputs, or a formula")
+    output: OutputEntry = OutputEntry()
+    seed: int = 0
+    compute: Literal["fp32", "fp16", "bf16"] = "fp32"
+    structural: bool = Field(default=False, description="merge key by key, without knowing the family")
+    strip: str = Field(default="", description="with `structural`: a prefix taken off every key")
