@@ -89,6 +89,7 @@ class Method:
     random: str | None = None
     whole: bool = False
     propagates: bool = False
+    skips_zero: bool = False
     paper: str = ""
 
     @property
@@ -114,6 +115,7 @@ def merge_method(
     statistics: Mapping[str, Statistic] | None = None,
     whole: bool = False,
     propagates: bool = False,
+    skips_zero: bool = False,
     paper: str = "",
     name: str | None = None,
 ) -> Callable[[Callable[..., Any]], Method]: ...
@@ -126,13 +128,15 @@ def merge_method(
     statistics: Mapping[str, Statistic] | None = None,
     whole: bool = False,
     propagates: bool = False,
+    skips_zero: bool = False,
     paper: str = "",
     name: str | None = None,
 ) -> Method | Callable[[Callable[..., Any]], Method]:
     """Make a method of a function and register it under its name.
 
     `statistics` maps keyword-only parameters to what is measured over whole tensors beforehand; `propagates` says
-    that a NaN in any input comes out (so that inputs need no check of their own); `paper` is the source.
+    that a NaN in any input comes out (so that inputs need no check of their own), `skips_zero` that inputs of weight
+    zero need not be read; `paper` is the source.
 
     Raises UsageError where the signature cannot be one.
     """
@@ -140,7 +144,8 @@ def merge_method(
     def declare(f: Callable[..., Any]) -> Method:
         from fluxsmith.methods import register
 
-        method = _read_signature(f, dict(statistics or {}), whole, propagates, paper, name or f.__name__)
+        traits = {"whole": whole, "propagates": propagates, "skips_zero": skips_zero, "paper": paper}
+        method = _read_signature(f, dict(statistics or {}), name or f.__name__, traits)
         register(method)
         return method
 
@@ -148,7 +153,7 @@ def merge_method(
 
 
 def _read_signature(
-    function: Callable[..., Any], statistics: Mapping[str, Statistic], whole: bool, propagates: bool, paper: str, name: str
+    function: Callable[..., Any], statistics: Mapping[str, Statistic], name: str, traits: Mapping[str, Any]
 ) -> Method:
     hints = get_type_hints(function)
     inputs: list[Input] = []
@@ -167,7 +172,7 @@ def _read_signature(
     returns = _SPACES.get(hints.get("return"))
     if not inputs or returns is None:
         raise UsageError("method.signature", f"method `{name}` needs tensor parameters and a return annotation (Weight or Delta)")
-    return Method(name, function, tuple(inputs), options, returns, statistics, random, whole, propagates, paper)
+    return Method(name, function, tuple(inputs), options, returns, statistics, random, **traits)
 
 
 def _tensor_input(method: str, parameter: inspect.Parameter, hint: Any) -> Input:

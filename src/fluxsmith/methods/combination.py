@@ -5,7 +5,7 @@ from fluxsmith.methods.base import PerInput, Weight, merge_method
 __all__ = ["combination"]
 
 
-@merge_method(propagates=True)
+@merge_method(propagates=True, skips_zero=True)
 def combination(*terms: Weight, weights: PerInput = ()) -> Weight:
     """sum_i w_i t_i, with the weights as they are: a weight where they sum to one, a delta where to zero."""
     total = terms[0] * weights[0]

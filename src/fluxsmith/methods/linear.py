@@ -13,7 +13,7 @@ def shares(weights: Sequence[float], normalize: bool) -> list[float]:
     return [weight / total for weight in weights]
 
 
-@merge_method(propagates=True, paper="Wortsman et al. 2022, Model soups (arXiv 2203.05482)")
+@merge_method(propagates=True, skips_zero=True, paper="Wortsman et al. 2022, Model soups (arXiv 2203.05482)")
 def linear(*models: Weight, weights: PerInput = (), normalize: bool = True) -> Weight:
     """sum_i w_i m_i, with w divided by sum(w) unless `normalize` is off.
 

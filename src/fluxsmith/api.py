@@ -1,0 +1,88 @@
+"""The Python surface: what `import fluxsmith as fs` offers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fluxsmith.io.dtypes import dtype_from_name
+from fluxsmith.io.shards import parse_size
+from fluxsmith.recipes.expressions import Expression, as_expression
+from fluxsmith.recipes.recipe import Guidance, Recipe
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+
+    from fluxsmith.engine.merging import Merged
+    from fluxsmith.engine.plan import Plan
+
+__all__ = ["as_recipe", "load", "load_recipe", "merge", "plan"]
+
+
+def as_recipe(
+    wish: Recipe | Expression | str,
+    *,
+    layout: Any = None,
+    dtype: str | None = None,
+    shard_size: str | int | None = None,
+    guidance: str | None = None,
+    seed: int | None = None,
+) -> Recipe:
+    """A recipe from an expression, a reference or a recipe, with some of its options replaced."""
+    recipe = wish if isinstance(wish, Recipe) else Recipe(as_expression(wish))
+    size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
+    recipe = recipe.with_output(layout=layout, dtype=dtype_from_name(dtype).name if dtype else None, shard_size=size)
+    if guidance is not None:
+        recipe = replace(recipe, guidance=Guidance.parse(guidance))
+    return recipe if seed is None else replace(recipe, seed=seed)
+
+
+def plan(wish: Recipe | Expression | str, *, output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
+    """Resolve a wish against the headers of its inputs; nothing is downloaded, nothing is computed.
+
+    Options: layout, dtype, shard_size, guidance, seed.
+    """
+    from fluxsmith.engine.merging import opener
+    from fluxsmith.engine.planning import make_plan
+
+    return make_plan(as_recipe(wish, **options), opener(download=False), output=Path(output) if output else None)
+
+
+def merge(
+    wish: Recipe | Expression | str,
+    output: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    device: str = "cpu",
+    memory: str | int | None = None,
+    allow_nonfinite: bool = False,
+    resume: bool = False,
+    force: bool = False,
+    **options: Any,
+) -> Merged:
+    """Merge into `output`: a folder, or one file where it ends in `.safetensors`.
+
+    Options: layout, dtype, shard_size, guidance, seed.
+    """
+    from fluxsmith.engine.execution import Settings
+    from fluxsmith.engine.merging import merge as run
+
+    limit = parse_size(memory) if isinstance(memory, str) else memory
+    settings = Settings(threads, device, limit, allow_nonfinite)
+    return run(as_recipe(wish, **options), Path(output), settings=settings, resume=resume, force=force)
+
+
+def load(wish: Recipe | Expression | str, *, dtype: str | None = None, **options: Any) -> FluxTransformer2DModel:
+    """The result of a wish as a stock `FluxTransformer2DModel`; nothing is written to disk."""
+    from fluxsmith.models.transformer import load_transformer
+
+    return load_transformer(as_recipe(wish, **options), dtype=dtype_from_name(dtype).name if dtype else None)
+
+
+def load_recipe(path: str | os.PathLike[str], **models: str) -> Recipe:
+    """A recipe file, with some of its models replaced by name."""
+    from fluxsmith.recipes.loading import load_recipe as read
+
+    return read(Path(path), models=models)

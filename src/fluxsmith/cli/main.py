@@ -1,0 +1,110 @@
+"""The `fluxsmith` program. Commands are imported when they are used, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+
+import click
+
+from fluxsmith.errors import FluxsmithError
+from fluxsmith.version import VERSION
+
+__all__ = ["COMMANDS", "cli", "main"]
+
+#: Command -> (module under fluxsmith.cli, what it does); the order is that of the help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "Merge two tiny FLUX checkpoints, sample before and after, write a report."),
+    "new": ("new", "Write a commented recipe to start from."),
+    "check": ("check", "Check a recipe: schema and headers, errors with file and line."),
+    "plan": ("plan", "Show what a merge would do: keys, bytes, memory; no compute."),
+    "merge": ("merge", "Merge checkpoints by a recipe, a formula or a preset."),
+    "explain": ("explain", "Tell the story of one tensor of a merge."),
+    "reproduce": ("reproduce", "Make a file again from the recipe that it carries."),
+    "mergeflux": ("mergeflux", "MergeFlux's weighted merge, with its flags."),
+    "mergeflux-delta": ("mergeflux_delta", "MergeFlux's delta merge (TIES, DARE), with its flags."),
+    "inspect": ("inspect", "Show what a checkpoint is: family, layout, types, recipe."),
+    "diff": ("diff", "Compare two checkpoints, block by block."),
+    "convert": ("convert", "Write a checkpoint in another layout or type."),
+    "list": ("list", "List methods, layouts, presets."),
+    "schema": ("schema", "Print the JSON schema of a recipe, for editors."),
+    "doctor": ("doctor", "Show versions, devices and settings, and where each comes from."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"fluxsmith.cli.{COMMANDS[cmd_name][0]}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from fluxsmith.errors import did_you_mean
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], list(COMMANDS))
+            ctx.fail(f"no such command `{args[0]}`" + (f"; {hint}" if hint else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(VERSION, prog_name="fluxsmith")
+def cli() -> None:
+    """A workshop for the weights of FLUX-like image models.
+
+    Start with `fluxsmith demo`; then `fluxsmith plan` shows what a merge of your own files would do.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the program; every fault of the input ends in one message and its exit code."""
+    args = sys.argv[1:] if argv is None else argv
+    try:
+        cli.main(args=args, prog_name="fluxsmith", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except FluxsmithError as error:
+        _show(error, as_json="--json" in args)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        sys.exit(_report_bug(error))
+
+
+def _show(error: FluxsmithError, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": error.as_dict()}))
+    print(error.render(), file=sys.stderr)
+
+
+def _report_bug(error: Exception) -> int:
+    """One line and a log; the traceback itself where FLUXSMITH_DEBUG asks for it."""
+    import tempfile
+    import traceback
+
+    if os.environ.get("FLUXSMITH_DEBUG"):
+        traceback.print_exception(error)
+        return 1
+    with tempfile.NamedTemporaryFile("w", prefix="fluxsmith-", suffix=".log", delete=False) as log:
+        log.write(f"fluxsmith {VERSION}\n{' '.join(sys.argv)}\n\n")
+        traceback.print_exception(error, file=log)
+    print(f"error[bug]: {type(error).__name__}: {error}\n  log  {log.name}\n  fix  please report it; FLUXSMITH_DEBUG=1 shows the traceback", file=sys.stderr)
+    return 1

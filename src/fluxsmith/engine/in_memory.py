@@ -1,0 +1,34 @@
+"""Results that stay in memory: a recipe as a state dict, for models that are run and not kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fluxsmith.engine.execution import Execution, Settings
+from fluxsmith.engine.merging import opener
+from fluxsmith.engine.plan import Plan
+from fluxsmith.engine.planning import make_plan
+from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.writer import MemorySink
+from fluxsmith.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["load_state_dict"]
+
+
+def load_state_dict(recipe: Recipe, settings: Settings | None = None) -> tuple[dict[str, Tensor], Plan]:
+    """The tensors of a recipe's result by name, and the plan that made them; nothing is written to disk."""
+    import torch
+
+    plan = make_plan(recipe, opener(download=True))
+    sink = MemorySink(plan.files)
+    Execution(plan, sink, settings or Settings()).run()
+    tensors: dict[str, Tensor] = {}
+    for file, buffer in zip(plan.files, sink.buffers, strict=True):
+        data = torch.from_numpy(buffer)
+        for name, entry in file.tensors.items():
+            dtype = getattr(torch, str(DTYPES[entry.dtype].torch))
+            tensors[name] = data[entry.start : entry.stop].view(dtype).reshape(entry.shape)
+    return tensors, plan

@@ -1,0 +1,194 @@
+"""From an expression to the program of one tensor: which bytes are loaded, which methods are applied, with what numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluxsmith.engine.plan import Apply, Load, Step, Zeros
+from fluxsmith.errors import IncompatibleError
+from fluxsmith.layouts import Bound, Canonical
+from fluxsmith.methods import Method, find_method
+from fluxsmith.recipes.expressions import Call, Combination, Expression, Model
+from fluxsmith.recipes.recipe import Guidance, Missing
+from fluxsmith.recipes.schedules import resolve
+
+__all__ = ["ProgramBuilder"]
+
+_BAKED = "time_in.out_layer.bias"
+_GUIDANCE = ("guidance_in.in_layer.weight", "guidance_in.in_layer.bias", "guidance_in.out_layer.weight", "guidance_in.out_layer.bias")
+
+
+@dataclass
+class ProgramBuilder:
+    """Builds programs for one recipe over its opened models.
+
+    `used` collects the selectors that matched something, for the check that all did.
+    """
+
+    bounds: Mapping[str, Bound]
+    guidance: Guidance | None
+    missing: Missing
+    blocks: Mapping[str, Sequence[int]]
+    used: set[str] = field(default_factory=set[str])
+
+    def build(self, root: Expression, tensor: Canonical, segment: str | None) -> tuple[Step, ...] | None:
+        """The program of one tensor (with the numbers of one segment), or None where no input has it."""
+        if "guidance" in tensor.tags and self.guidance and self.guidance.policy == "zero" and ".out_layer." in tensor.name:
+            return (Zeros(tensor.shape),)
+        work = _Program(self, tensor, segment)
+        last = work.node(root)
+        if last is None and "guidance" in tensor.tags:
+            return (Zeros(tensor.shape),) if self.guidance and self.guidance.policy == "zero" else None
+        return None if last is None else work.ordered(last)
+
+
+class _Program:
+    def __init__(self, builder: ProgramBuilder, tensor: Canonical, segment: str | None) -> None:
+        self._builder, self._tensor, self._segment = builder, tensor, segment
+        self._steps: list[Step] = []
+        self._known: dict[int, int | None] = {}
+
+    def node(self, node: Expression) -> int | None:
+        """The step that computes a node, None where none of its inputs has this tensor."""
+        if id(node) not in self._known:
+            if isinstance(node, Model):
+                self._known[id(node)] = self._model(node)
+            elif isinstance(node, Combination):
+                self._known[id(node)] = self._combination(node)
+            else:
+                assert isinstance(node, Call)
+                self._known[id(node)] = self._call(node)
+        return self._known[id(node)]
+
+    def ordered(self, last: int) -> tuple[Step, ...]:
+        """The steps that the last one needs, without those that an absent input left over."""
+        needed: list[int] = []
+
+        def visit(index: int) -> None:
+            step = self._steps[index]
+            if index in needed:
+                return
+            for i in step.inputs if isinstance(step, Apply) else ():
+                visit(i)
+            needed.append(index)
+
+        visit(last)
+        place = {old: new for new, old in enumerate(needed)}
+        return tuple(_renumbered(self._steps[old], place) for old in needed)
+
+    def _add(self, step: Step) -> int:
+        self._steps.append(step)
+        return len(self._steps) - 1
+
+    def _model(self, model: Model) -> int | None:
+        bound = self._builder.bounds[model.name]
+        view = bound.views.get(self._tensor.name)
+        if view is None:
+            return None
+        index = self._add(Load(model.name, view))
+        guidance = self._builder.guidance
+        if guidance and guidance.policy == "bake" and self._tensor.name == _BAKED and _GUIDANCE[0] in bound.views:
+            parts = tuple(self._add(Load(model.name, bound.views[name])) for name in _GUIDANCE)
+            return self._add(Apply("bake_guidance", (index, *parts), {"guidance": guidance.value}))
+        return index
+
+    def _combination(self, node: Combination) -> int | None:
+        parts = [(self.node(term), factor, term.space) for term, factor in node.terms if factor != 0]
+        present = [(index, factor, space) for index, factor, space in parts if index is not None]
+        if not present:
+            return None
+        if len(present) < len(parts):
+            self._allow_missing([term for (index, _, _), (term, _) in zip(parts, node.terms, strict=False) if index is None])
+        total = sum(factor for _, factor, space in present if space == "weight")
+        scale = total if len(present) < len(parts) and abs(total) > 1e-6 else 1.0
+        weights = tuple(factor / scale if space == "weight" else factor for _, factor, space in present)
+        if weights == (1.0,):
+            return present[0][0]
+        return self._add(Apply("combination", tuple(index for index, _, _ in present), {"weights": weights}))
+
+    def _call(self, node: Call) -> int | None:
+        indices = [self.node(i) for i in node.inputs]
+        if all(index is None for index in indices):
+            return None
+        fixed = len(node.method.inputs) - int(node.method.inputs[-1].variadic)
+        options = self._options(node, len(indices) - fixed)
+        if any(index is None for index in indices):
+            policy = self._allow_missing([i for i, index in zip(node.inputs, indices, strict=True) if index is None])
+            if policy == "base":
+                if indices[0] is None:
+                    return None
+                indices = [indices[0] if index is None else index for index in indices]
+        if any(index is None for index in indices[:fixed]) or (fixed == len(indices) and None in indices):
+            return next(index for index in indices if index is not None)
+        return self._apply(node.method, indices, fixed, options)
+
+    def _apply(self, method: Method, indices: list[int | None], fixed: int, options: dict[str, Any]) -> int | None:
+        """A call without the variadic inputs that are absent, or whose weight is zero where that means unread."""
+        weights = options.get("weights") if method.skips_zero else None
+        kept = [
+            i for i in range(len(indices) - fixed) if indices[fixed + i] is not None and (weights is None or weights[i] != 0)
+        ]
+        if not kept and method.inputs[-1].variadic:
+            return indices[0] if fixed else None
+        chosen = [*indices[:fixed], *(indices[fixed + i] for i in kept)]
+        for name, option in method.options.items():
+            if option.per_input:
+                options[name] = tuple(options[name][i] for i in kept)
+        return self._add(Apply(method.name, tuple(i for i in chosen if i is not None), options))
+
+    def _options(self, node: Call, variadic: int) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, option in node.method.options.items():
+            value = node.options.get(name, option.default)
+            if option.required and name not in node.options:
+                raise IncompatibleError("recipe.missing-option", f"{node.method.name} needs `{name}`")
+            if option.per_input:
+                values[name] = tuple(self._number(v) for v in value) or (1.0,) * variadic
+            else:
+                values[name] = self._number(value) if option.kind == "float" else value
+        return values
+
+    def _number(self, value: Any) -> float:
+        return float(resolve(value, self._tensor, self._segment, self._builder.blocks, self._builder.used))
+
+    def _allow_missing(self, absent: list[Expression]) -> Missing:
+        """The policy for inputs that lack this tensor; raises IncompatibleError where there is none."""
+        guidance = self._builder.guidance
+        if "guidance" in self._tensor.tags and guidance and guidance.policy in ("keep", "zero"):
+            return "skip"
+        if self._builder.missing != "error":
+            return self._builder.missing
+        names = ", ".join(node.name for node in absent if isinstance(node, Model)) or "an input"
+        if "guidance" in self._tensor.tags:
+            raise guidance_error(self._builder.bounds)
+        raise IncompatibleError(
+            "model.missing-tensor",
+            f"{names} has no `{self._tensor.name}`, which another input has",
+            facts={"key": self._tensor.name},
+            fix="add `missing: skip` (average the others) or `missing: base` to the merge",
+        )
+
+
+def guidance_error(bounds: Mapping[str, Bound]) -> IncompatibleError:
+    """The question that a merge of models with and without guidance layers has to answer."""
+    have = [name for name, bound in bounds.items() if bound.dims.get("guidance")]
+    lack = [name for name, bound in bounds.items() if not bound.dims.get("guidance")]
+    return IncompatibleError(
+        "recipe.guidance",
+        f"{', '.join(have)} embeds a guidance value, {', '.join(lack)} does not",
+        facts={"with": ", ".join(have), "without": ", ".join(lack)},
+        fix="choose with --guidance (or `guidance:` in the merge):\n"
+        "drop       leave the guidance layers out, as schnell has none\n"
+        "bake(3.5)  fold guidance 3.5 into the time embedding, then leave them out\n"
+        "keep       keep them as they are;  zero  keep them without effect\n"
+        "from(NAME) as in that model",
+    )
+
+
+def _renumbered(step: Step, place: Mapping[int, int]) -> Step:
+    return Apply(step.method, tuple(place[i] for i in step.inputs), step.options) if isinstance(step, Apply) else step
+
+
+def program_is_whole(program: Sequence[Step]) -> bool:
+    """Whether a step needs whole tensors in their shapes."""
+    return any(isinstance(step, Apply) and find_method(step.method).whole for step in program)

@@ -1,0 +1,138 @@
+"""The order of work: tiles of jobs for any number of threads, statistics before results, no waiting between jobs.
+
+A job goes through phases: for every measured step, in order, a sample (where the statistic wants one) and as many
+passes as it needs, then the pass that writes. Whoever finishes the last tile of a phase opens the next.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluxsmith.engine.memory import tile_elements
+from fluxsmith.engine.plan import Apply, Job
+from fluxsmith.engine.programs import program_is_whole
+from fluxsmith.methods import find_method
+from fluxsmith.methods.statistics import Measurement
+
+__all__ = ["JobState", "Schedule", "Task"]
+
+
+@dataclass
+class JobState:
+    """A job on its way: values measured so far by step, and the statistics still to measure."""
+
+    index: int
+    job: Job
+    waiting: deque[tuple[int, str, Measurement]]
+    measured: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    sampled: bool = False
+    remaining: int = 0
+
+    @classmethod
+    def begin(cls, index: int, job: Job) -> "JobState":
+        """A job with its statistics, inner steps first."""
+        waiting: deque[tuple[int, str, Measurement]] = deque()
+        for i, step in enumerate(job.program):
+            if isinstance(step, Apply):
+                for name, statistic in find_method(step.method).statistics.items():
+                    waiting.append((i, name, statistic.begin(job.count, step.options)))
+        return cls(index, job, waiting)
+
+    def tiles(self) -> list[tuple[int, int]]:
+        """The tiles of the job's elements; one for a job that needs whole tensors."""
+        size = self.job.count if program_is_whole(self.job.program) else tile_elements(self.job)
+        return [(start, min(start + size, self.job.count)) for start in range(0, self.job.count, max(size, 1))]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One tile of one phase. `kind` is sample, measure or write."""
+
+    state: JobState
+    kind: str
+    number: int
+    start: int
+    stop: int
+
+
+class Schedule:
+    """Hands out tasks. `stop()` lets running tasks end and hands out no more."""
+
+    def __init__(self, jobs: Mapping[int, Job], on_done: Callable[[int], None]) -> None:
+        self._jobs: Iterator[tuple[int, Job]] = iter(jobs.items())
+        self._on_done = on_done
+        self._ready: deque[Task] = deque()
+        self._running = 0
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    def next(self) -> Task | None:
+        """The next task; waits where others must finish first. None where there is no more work."""
+        with self._changed:
+            while not self._stopped:
+                if not self._ready:
+                    self._open_next()
+                if self._ready:
+                    self._running += 1
+                    return self._ready.popleft()
+                if self._running == 0:
+                    return None
+                self._changed.wait()
+            return None
+
+    def upcoming(self, count: int) -> list[Task]:
+        """The next few tasks, to read ahead for; a look without a promise."""
+        with self._changed:
+            return [self._ready[i] for i in range(min(count, len(self._ready)))]
+
+    def done(self, task: Task) -> None:
+        """Report a finished task."""
+        state = task.state
+        with self._changed:
+            state.remaining -= 1
+            last = state.remaining == 0
+        opened = self._advance(task) if last else []
+        with self._changed:
+            self._running -= 1
+            self._ready.extendleft(reversed(opened))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Hand out no more tasks."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _open_next(self) -> None:
+        entry = next(self._jobs, None)
+        if entry is not None:
+            state = JobState.begin(*entry)
+            self._ready.extend(self._phase(state))
+
+    def _advance(self, task: Task) -> Sequence[Task]:
+        """Close the phase that has just ended and open the next one."""
+        state = task.state
+        if task.kind == "write":
+            self._on_done(state.index)
+            return []
+        step, name, measurement = state.waiting[0]
+        if task.kind == "sample":
+            state.sampled = True
+        elif not measurement.finish_pass():
+            state.measured.setdefault(step, {})[name] = measurement.value()
+            state.waiting.popleft()
+            state.sampled = False
+        return self._phase(state)
+
+    def _phase(self, state: JobState) -> list[Task]:
+        tiles = state.tiles()
+        if not state.waiting:
+            kind = "write"
+        elif state.waiting[0][2].sample_size and not state.sampled and len(tiles) > 1:
+            tiles, kind = tiles[:1], "sample"
+        else:
+            kind = "measure"
+        state.remaining = len(tiles)
+        return [Task(state, kind, i, start, stop) for i, (start, stop) in enumerate(tiles)]

@@ -1,0 +1,190 @@
+"""Evaluating a program on a tile: read the inputs' bytes, convert them once, apply the methods."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fluxsmith.engine.plan import Apply, Job, Load, Zeros
+from fluxsmith.errors import FileError, FluxsmithError
+from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.methods import Method, find_method
+from fluxsmith.methods.masks import CounterMasks
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fluxsmith.engine.devices import Device
+    from fluxsmith.io.views import View
+
+__all__ = ["Files", "Workspace"]
+
+
+class Files:
+    """Open input files, shared by all threads; positioned reads need no lock."""
+
+    def __init__(self) -> None:
+        self._fds: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def fd(self, path: str) -> int:
+        """The descriptor of a file, opened on first use."""
+        with self._lock:
+            if path not in self._fds:
+                self._fds[path] = os.open(path, os.O_RDONLY)
+            return self._fds[path]
+
+    def read(self, view: View, start: int, stop: int, into: memoryview) -> None:
+        """Bytes of elements [start, stop) of a view, one extent after another.
+
+        Raises FileError where a file has become shorter.
+        """
+        at = 0
+        for extent in view.cut(start, stop):
+            end, offset = at + extent.nbytes, extent.offset
+            while at < end:
+                got = os.preadv(self.fd(extent.file), [into[at:end]], offset)
+                if got <= 0:
+                    raise FileError("file.truncated", f"{extent.file} became shorter while it was read", facts={"file": extent.file})
+                at, offset = at + got, offset + got
+
+    def expect(self, view: View, start: int, stop: int) -> None:
+        """Tell the kernel that these elements are needed soon."""
+        if hasattr(os, "posix_fadvise"):
+            for extent in view.cut(start, stop):
+                os.posix_fadvise(self.fd(extent.file), extent.offset, extent.nbytes, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
+
+
+class Workspace:
+    """One thread's memory for one tile at a time; buffers are kept from tile to tile."""
+
+    def __init__(self, files: Files, device: Device, compute: str, seed: int) -> None:
+        import torch
+
+        self.files, self.device, self._seed = files, device, seed
+        self.compute: torch.dtype = getattr(torch, DTYPES[compute].torch or "float32")
+        self._buffers: dict[object, Tensor] = {}
+
+    def raw(self, slot: object, nbytes: int) -> Tensor:
+        """The first `nbytes` of a named buffer of bytes, made larger where it has to be."""
+        buffer = self._buffers.get(slot)
+        if buffer is None or buffer.numel() < nbytes:
+            buffer = self._buffers[slot] = self.device.buffer(nbytes)
+        return buffer[:nbytes]
+
+    def typed(self, slot: object, count: int, dtype: str) -> Tensor:
+        """A named buffer seen as `count` elements of a type."""
+        import torch
+
+        return self.raw(slot, DTYPES[dtype].nbytes(count)).view(getattr(torch, DTYPES[dtype].torch or "uint8"))
+
+    def load(self, slot: object, view: View, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of a view in the compute dtype, on the device."""
+        dtypes = {extent.dtype for extent in view.cut(start, stop)}
+        if len(dtypes) == 1:
+            return self._load_plain(slot, view, start, stop, dtypes.pop())
+        return self._load_mixed(slot, view, start, stop)
+
+    def _load_plain(self, slot: object, view: View, start: int, stop: int, dtype: str) -> Tensor:
+        stored = self.typed(slot, stop - start, dtype)
+        self.files.read(view, start, stop, as_bytes(stored))
+        if not self.device.is_cpu:
+            return self.device.upload(stored, self.compute)
+        if stored.dtype == self.compute:
+            return stored
+        return self._compute_buffer((slot, "compute"), stop - start).copy_(stored)
+
+    def _load_mixed(self, slot: object, view: View, start: int, stop: int) -> Tensor:
+        """Extents of different types (a fused tensor stored in pieces), converted one by one."""
+        from fluxsmith.io.views import View as Piece
+
+        whole = self._compute_buffer((slot, "compute"), stop - start)
+        at = 0
+        for extent in view.cut(start, stop):
+            piece = self._load_plain((slot, "piece"), Piece((extent.count,), (extent,)), 0, extent.count, extent.dtype)
+            whole[at : at + extent.count].copy_(piece)
+            at += extent.count
+        return whole if self.device.is_cpu else whole.to(self.device.kind)
+
+    def _compute_buffer(self, slot: object, count: int) -> Tensor:
+        return self.raw(slot, count * self.compute.itemsize).view(self.compute)
+
+    def evaluate(
+        self, job: Job, start: int, stop: int, measured: Mapping[int, Mapping[str, Any]], upto: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Results of the steps `upto` (None: the last) of a job's program on elements [start, stop).
+
+        `measured` has the statistics of steps that need them. Each step is computed once, however often it is used.
+        """
+        whole = start == 0 and stop == job.count
+        wanted = [len(job.program) - 1] if upto is None else list(upto)
+        values: dict[int, Tensor] = {}
+
+        def value(index: int) -> Tensor:
+            if index not in values:
+                values[index] = self._step(job, index, start, stop, measured, value, whole)
+            return values[index]
+
+        return [value(index) for index in wanted]
+
+    def _step(
+        self, job: Job, index: int, start: int, stop: int, measured: Mapping[int, Mapping[str, Any]], value: Any, whole: bool
+    ) -> Tensor:
+        import torch
+
+        step = job.program[index]
+        if isinstance(step, Load):
+            other = whole and step.view.count != job.count  # a part of a whole-tensor method, with its own length
+            first, last = (0, step.view.count) if other else (start, stop)
+            return self.load(index, step.view, first, last)
+        if isinstance(step, Zeros):
+            return torch.zeros(stop - start, dtype=self.compute, device=self.device.kind)
+        method = find_method(step.method)
+        inputs = [value(i) for i in step.inputs]
+        if method.whole:
+            inputs = [self._shaped(job, i, tile) for i, tile in zip(step.inputs, inputs, strict=True)]
+        extra: dict[str, Any] = dict(measured.get(index, {}))
+        if method.random:
+            extra[method.random] = CounterMasks(self._seed, job.tensor, _stream(job, index), job.origin + start)
+        return _call(method, inputs, dict(step.options) | extra, job).reshape(-1)
+
+    def _shaped(self, job: Job, index: int, tile: Tensor) -> Tensor:
+        step = job.program[index]
+        return tile.reshape(step.view.shape if isinstance(step, Load) else job.shape)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """A contiguous CPU tensor as writable memory."""
+    import torch
+
+    return memoryview(tensor.view(torch.uint8).numpy())  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _stream(job: Job, index: int) -> int:
+    """The number of a random step among the random steps of its program."""
+    steps = job.program[:index]
+    return sum(isinstance(step, Apply) and find_method(step.method).random is not None for step in steps)
+
+
+def _call(method: Method, inputs: Sequence[Tensor], options: Mapping[str, Any], job: Job) -> Tensor:
+    """Apply a method and check what comes back: users write methods too."""
+    import torch
+
+    result = method.function(*inputs, **options)
+    like = inputs[0]
+    if not isinstance(result, torch.Tensor) or result.numel() != like.numel():
+        shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise FluxsmithError(
+            "method.wrong-result",
+            f"method {method.name} returned {shape} for tiles of {list(like.shape)}",
+            facts={"key": job.tensor},
+        )
+    return result
