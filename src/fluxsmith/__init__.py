@@ -15,10 +15,12 @@ from fluxsmith.api import load, load_recipe, merge, plan
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.methods.base import Delta, Measured, PerInput, Weight, merge_method
 from fluxsmith.recipes.expressions import model
-from fluxsmith.version import VERSION as __version__
+from fluxsmith.version import VERSION
 
 if TYPE_CHECKING:
     from fluxsmith.methods import Method
+
+__version__ = VERSION
 
 __all__ = [
     "Delta",

@@ -68,10 +68,11 @@ def merge(
     """
     from fluxsmith.engine.execution import Settings
     from fluxsmith.engine.merging import merge as run
+    from fluxsmith.reports.card import card_files
 
     limit = parse_size(memory) if isinstance(memory, str) else memory
     settings = Settings(threads, device, limit, allow_nonfinite)
-    return run(as_recipe(wish, **options), Path(output), settings=settings, resume=resume, force=force)
+    return run(as_recipe(wish, **options), Path(output), settings=settings, resume=resume, force=force, beside=card_files)
 
 
 def load(wish: Recipe | Expression | str, *, dtype: str | None = None, **options: Any) -> FluxTransformer2DModel:

@@ -21,9 +21,10 @@ def run_and_show(
 ) -> Merged:
     """Run a recipe into a file or folder with a progress display and a summary; options are those of engine.merge."""
     from fluxsmith.engine.merging import merge
+    from fluxsmith.reports.card import card_files
 
     with RunDisplay(console, verb) as display:
-        done = merge(recipe, output, settings=settings, observer=display, **options)
+        done = merge(recipe, output, settings=settings, observer=display, beside=card_files, **options)
     _summarise(done, console)
     return done
 

@@ -155,10 +155,8 @@ class Execution:
 
     def _write(self, space: Workspace, task: Task) -> None:
         job = task.state.job
-        if len(job.program) == 1 and job.action == "copied":
-            out = self._copy(space, task)
-        else:
-            out = self._compute(space, task)
+        plain = len(job.program) == 1 and job.action == "copied"
+        out = self._copy(space, task) if plain else self._compute(space, task)
         self._compare(space, task, out)
         data = as_bytes(out)
         width = DTYPES[job.dtype].bits // 8

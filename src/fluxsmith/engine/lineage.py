@@ -56,7 +56,12 @@ def output_metadata(
 
 
 def fill_hashes(metadata: Mapping[str, str], inputs: Sequence[Input], hashes: Mapping[str, str]) -> dict[str, str]:
-    """The same metadata with the hashes of the input files (by path) in their places."""
+    """The same metadata with the hashes of the input files (by path) in their places.
+
+    Metadata without open places (of a reproduction, whose inputs were compared before) stay as they are.
+    """
+    if NO_HASH not in metadata["fluxsmith.inputs"]:
+        return dict(metadata)
     return {**metadata, "fluxsmith.inputs": _inputs_json(inputs, hashes)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -80,17 +80,21 @@ def merge(
     allow_pickle: bool = False,
     sha256: bool = False,
     observer: Observer | None = None,
+    beside: Callable[[Plan], Mapping[str, str]] = lambda plan: {},
 ) -> Merged:
     """Merge into a file (`*.safetensors`) or a folder.
 
     `resume` goes on with an interrupted run of the same plan, `force` replaces an existing output, `sha256` adds
-    ModelSpec's hash of the tensor bytes (it costs another pass over the output).
+    ModelSpec's hash of the tensor bytes (it costs another pass over the output). `beside` gives small text files that are
+    put into an output folder, such as the model card.
     Raises FluxsmithError; the target is not touched before everything is written and verified.
     """
     plan = make_plan(recipe, opener(download=False, allow_pickle=allow_pickle), output=output)
     check_target(plan, output, force)
     if any(file.remote for i in plan.inputs for file in i.files):
         plan = make_plan(recipe, opener(download=True, allow_pickle=allow_pickle), output=output)
+    if plan.folder:
+        plan = replace(plan, small_files={**plan.small_files, **beside(plan)})
     return run_plan(plan, output, settings or Settings(), resume, sha256, observer or Silent())
 
 

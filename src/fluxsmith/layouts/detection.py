@@ -29,6 +29,9 @@ FOREIGN: tuple[tuple[str, str, str], ...] = (
     ("SDXL", r"(^|\.)conditioner\.embedders\.|label_emb\.0\.0\.weight$", "merge SDXL with SDXL"),
 )  # fmt: skip
 
+# Models without a table yet: merged key by key, but only with their own kind.
+OTHER_MODELS = ("Chroma", "FLUX.2", "SDXL")
+
 # Schemes whose numbers mean nothing without their scales. (name, pattern)
 QUANTISED: tuple[tuple[str, str], ...] = (
     ("scaled fp8 (ComfyUI)", r"(^|\.)scaled_fp8$|\.scale_weight$|\.weight_scale(_2)?$|\.comfy_quant$"),
@@ -78,8 +81,8 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
         return bind_structural(checkpoint)
     candidate = detect(checkpoint, tables)
     foreign = _foreign(checkpoint)
-    if candidate is None or foreign is not None and candidate.score < 1.0:
-        if foreign is not None and foreign[0] in ("Chroma", "FLUX.2", "SDXL") or foreign is None:
+    if candidate is None or (foreign is not None and candidate.score < 1.0):
+        if foreign is None or foreign[0] in OTHER_MODELS:
             return bind_structural(checkpoint, foreign[0] if foreign else "structural")
         raise IncompatibleError(
             "model.wrong-kind",

@@ -99,9 +99,16 @@ class Method:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Build a recipe node: `fs.weighted_sum(a, b, alpha=0.5)`."""
-        from fluxsmith.recipes.expressions import call
+        return _node_builder[-1](self, inputs, options)
 
-        return call(self, inputs, options)
+
+# Methods know nothing of recipes, which stand above them; recipes say here how a call becomes a node.
+_node_builder: list[Callable[[Method, Sequence[Any], Mapping[str, Any]], Any]] = []
+
+
+def build_nodes_with(builder: Callable[[Method, Sequence[Any], Mapping[str, Any]], Any]) -> None:
+    """Say what calling a method gives."""
+    _node_builder.append(builder)
 
 
 _SPACES: dict[Any, Literal["weight", "delta"]] = {Weight: "weight", Delta: "delta"}

@@ -17,7 +17,7 @@ __all__ = ["CounterMasks", "uniform_u32"]
 _PER_BLOCK = 8  # one Philox block gives four 64-bit words, eight 32-bit numbers
 
 
-def uniform_u32(key: bytes, start: int, count: int) -> "object":
+def uniform_u32(key: bytes, start: int, count: int) -> object:
     """Numbers [start, start + count) of a key's sequence of uniform 32-bit integers, as a numpy array."""
     import numpy as np
 

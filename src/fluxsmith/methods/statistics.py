@@ -28,7 +28,7 @@ class Measurement(ABC):
     #: Elements to look at before the first pass, spread over the tensor (0: none).
     sample_size = 0
 
-    def prepare(self, sample: Tiles) -> None:
+    def prepare(self, sample: Tiles) -> None:  # noqa: B027 - most statistics need no sample
         """Look at a sample of the inputs; called once, where `sample_size` is not 0."""
 
     @abstractmethod
@@ -191,10 +191,8 @@ class _Search:
         import torch
 
         bits = magnitude.float().view(torch.int32)
-        if self._stage == "high":
-            part = bits >> 16
-        else:
-            part = bits[(bits >> 16) == self._prefix] & 0xFFFF
+        high = bits >> 16
+        part = high if self._stage == "high" else bits[high == self._prefix] & 0xFFFF
         counts = torch.bincount(part, minlength=1 << 16).cpu()
         with self._lock:
             self._counts = counts if self._counts is None else self._counts + counts

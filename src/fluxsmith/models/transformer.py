@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fluxsmith.engine.execution import Settings
 from fluxsmith.engine.in_memory import load_state_dict
@@ -37,6 +37,6 @@ def load_transformer(
     if plan.family != "flux1" or plan.config is None:
         raise IncompatibleError("model.wrong-kind", f"the result is {plan.family}, not a FLUX.1 transformer")
     with init_empty_weights():
-        transformer = FluxTransformer2DModel.from_config(dict(plan.config))
+        transformer = cast("FluxTransformer2DModel", FluxTransformer2DModel.from_config(dict(plan.config)))
     transformer.load_state_dict(tensors, strict=True, assign=True)
     return transformer.eval()

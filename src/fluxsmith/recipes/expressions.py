@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fluxsmith.errors import RecipeError, did_you_mean
+from fluxsmith.methods.base import build_nodes_with
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule
 
 if TYPE_CHECKING:
@@ -245,3 +246,6 @@ def _name_of(reference: str) -> str:
     stem = last[-1] if last[-1] not in ("transformer",) or len(last) == 1 else last[-2]
     stem = stem.removesuffix(".safetensors")
     return "".join(c if c.isalnum() else "_" for c in stem).strip("_") or "model"
+
+
+build_nodes_with(call)

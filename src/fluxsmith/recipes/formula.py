@@ -56,7 +56,7 @@ class _Reader:
     def _binary(self, node: ast.BinOp) -> Any:
         left, right = self.read(node.left), self.read(node.right)
         both = isinstance(left, Expression), isinstance(right, Expression)
-        wrong = {ast.Add: both in ((True, False), (False, True)), ast.Sub: both in ((True, False), (False, True)),
+        wrong: dict[type[ast.operator], bool] = {ast.Add: both in ((True, False), (False, True)), ast.Sub: both in ((True, False), (False, True)),
                  ast.Mult: both == (True, True), ast.Div: both[1]}  # fmt: skip
         if wrong[type(node.op)]:
             raise self._error(node, "models are added to models and multiplied by numbers")

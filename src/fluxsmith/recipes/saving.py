@@ -29,9 +29,8 @@ def recipe_to_text(recipe: Recipe) -> str:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data in the form of a recipe file."""
     writer = _Writer()
-    merge = writer.step(recipe.root)
-    if isinstance(merge, str):
-        merge = {"formula": merge}
+    body = writer.step(recipe.root)
+    merge: dict[str, Any] = {"formula": body} if isinstance(body, str) else body
     if recipe.rules:
         merge["rules"] = [writer.rule(rule) for rule in recipe.rules]
     if recipe.guidance:

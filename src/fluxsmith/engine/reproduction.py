@@ -1,0 +1,59 @@
+"""Making an output again from what it carries: the recipe, and the hashes that its inputs must have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from fluxsmith.engine.input_hashes import InputHashes
+from fluxsmith.engine.lineage import NO_HASH, recorded_inputs
+from fluxsmith.engine.merging import opener
+from fluxsmith.errors import IncompatibleError
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.recipes.loading import recipe_from_text
+from fluxsmith.recipes.recipe import Recipe
+
+__all__ = ["check_inputs", "recorded_recipe"]
+
+
+def recorded_recipe(checkpoint: Checkpoint, models: Mapping[str, str]) -> Recipe:
+    """The recipe in a checkpoint's metadata, with some references replaced (files move).
+
+    Raises IncompatibleError where the checkpoint carries none.
+    """
+    text = checkpoint.metadata.get("fluxsmith.recipe")
+    if text is None:
+        raise IncompatibleError(
+            "reproduce.no-recipe", f"{checkpoint.reference} carries no fluxsmith recipe", facts={"file": checkpoint.reference}
+        )
+    recipe = recipe_from_text(text, f"{checkpoint.reference} (embedded recipe)", models=models)
+    # The metadata are the original's, so that files which have moved do not change the bytes.
+    return replace(recipe, metadata=dict(checkpoint.metadata))
+
+
+def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
+    """Compare the inputs' hashes with those that the checkpoint records; returns how many files were compared.
+
+    Raises IncompatibleError naming the first input that is not the same.
+    """
+    open_reference = opener(download=True)
+    recorded = recorded_inputs(checkpoint.metadata)
+    compared = 0
+    for model in recipe.models():
+        files = open_reference(model.reference).files
+        hashes = InputHashes(files).wait()
+        expected = {entry["name"]: entry["hash"] for entry in recorded.get(model.name, [])}
+        found = {os.path.basename(file.path): hashes[file.path] for file in files}
+        wanted = list(expected.values())
+        if NO_HASH in wanted or sorted(wanted) != sorted(found.values()):
+            name = next((n for n, value in found.items() if value not in wanted), model.reference)
+            raise IncompatibleError(
+                "reproduce.other-input",
+                f"`{model.name}` is not the input that {Path(checkpoint.reference).name} was made from",
+                facts={"input": model.reference, "file": name, "expected": ", ".join(wanted) or "no hash recorded", "found": found.get(name, "-")},
+                fix=f"-m {model.name}=PATH names the right one",
+            )
+        compared += len(files)
+    return compared
