@@ -7,7 +7,8 @@
     lineage.py       what an output says of itself
     schedule.py      the order of tiles, passes and jobs
     tiles.py         evaluating a program on a tile
-    execution.py     threads, checks, writing
+    streaming.py     threads that take tiles from a schedule
+    execution.py     what a run does with a tile: checks, writing
     devices.py       CPU and accelerators
     journal.py       what an interrupted run has done
     input_hashes.py  hashing inputs beside the run

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fluxsmith.engine.devices import Device, open_device
-from fluxsmith.engine.memory import threads_for
 from fluxsmith.engine.plan import Apply, Job, Load, Plan
-from fluxsmith.engine.schedule import Schedule, Task
-from fluxsmith.engine.tiles import Files, Workspace, as_bytes
+from fluxsmith.engine.schedule import Task
+from fluxsmith.engine.streaming import Settings, Streaming
+from fluxsmith.engine.tiles import Workspace, as_bytes
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.writer import Sink
@@ -24,18 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Execution", "Outcome", "Settings"]
 
-_AHEAD = 8  # tiles to read ahead
 _LARGEST = {"F16": 65504.0, "F8_E4M3": 448.0, "F8_E5M2": 57344.0}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run, none of which changes the bytes of the output. `memory` is a limit in bytes."""
-
-    threads: int | None = None
-    device: str = "cpu"
-    memory: int | None = None
-    allow_nonfinite: bool = False
 
 
 @dataclass
@@ -47,7 +33,7 @@ class Outcome:
     equal_to: set[str] = field(default_factory=set[str])
 
 
-class Execution:
+class Execution(Streaming):
     """One run of a plan into a sink. `run()` returns when all is written or `stop()` was called."""
 
     def __init__(
@@ -60,78 +46,20 @@ class Execution:
         on_job: Callable[[int], None] = lambda job: None,
         on_bytes: Callable[[int, Job], None] = lambda count, job: None,
     ) -> None:
-        self.plan, self._sink, self._settings = plan, sink, settings
-        self._on_bytes = on_bytes
         jobs = {i: job for i, job in enumerate(plan.jobs) if i not in skip}
-        self._schedule = Schedule(jobs, on_job)
-        self._files = Files()
-        self._error: BaseException | None = None
-        self._lock = threading.Lock()
+        compute = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[plan.compute]
+        super().__init__(jobs, settings, compute=compute, seed=plan.seed, on_job=on_job)
+        self.plan, self._sink, self._on_bytes = plan, sink, on_bytes
         self._compared = {i.name for i in plan.inputs} if len(plan.inputs) > 1 and not skip else set[str]()
         self.outcome = Outcome()
-        self.stopped = False
-
-    def stop(self) -> None:
-        """Finish running tiles and return; safe from a signal handler's thread."""
-        self.stopped = True
-        self._schedule.stop()
 
     def run(self) -> Outcome:
         """Do the work; raises the first error that any thread met."""
-        import torch
-
         begin = time.monotonic()
-        needs = self.plan.needs
-        wanted = self._settings.threads or min(os.cpu_count() or 1, 16)
-        count = threads_for(needs.tile_bytes, needs.whole_bytes, wanted, self._settings.memory)
-        kind = open_device(self._settings.device)
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)  # one tile is one thread's work; threads of threads would fight for the cores
-        try:
-            threads = [threading.Thread(target=self._work, args=(kind,)) for _ in range(count)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():
-                    thread.join(0.2)  # wakes up for signals
-        finally:
-            self.stop_threads(threads)
-            torch.set_num_threads(before)
-            self._files.close()
-        if self._error is not None:
-            raise self._error
+        self._stream(self.plan.needs.tile_bytes, self.plan.needs.whole_bytes)
         self.outcome.seconds = time.monotonic() - begin
         self.outcome.equal_to = self._compared
         return self.outcome
-
-    def stop_threads(self, threads: list[threading.Thread]) -> None:
-        """Leave no thread behind, also when the main thread is interrupted."""
-        self._schedule.stop()
-        for thread in threads:
-            thread.join()
-
-    def _work(self, kind: str) -> None:
-        import torch
-
-        compute = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[self.plan.compute]
-        try:
-            with torch.inference_mode():
-                space = Workspace(self._files, Device(kind), compute, self.plan.seed)
-                while (task := self._schedule.next()) is not None:
-                    self._read_ahead()
-                    with space.device.session():
-                        self._do(space, task)
-                    self._schedule.done(task)
-        except BaseException as error:
-            with self._lock:
-                self._error = self._error or error
-            self._schedule.stop()
-
-    def _read_ahead(self) -> None:
-        for task in self._schedule.upcoming(_AHEAD)[-1:]:
-            for load in task.state.job.loads:
-                if load.view.count == task.state.job.count:
-                    self._files.expect(load.view, task.start, task.stop)
 
     def _do(self, space: Workspace, task: Task) -> None:
         if task.kind == "write":

@@ -34,12 +34,12 @@ def license_of(checkpoint: Checkpoint) -> str:
 
 
 def output_metadata(
-    recipe: Recipe, text: str, inputs: Sequence[Input], family: str, layout: str, guidance: bool
+    recipe: Recipe, text: str, inputs: Sequence[Input], layout: str, config: Mapping[str, Any] | None
 ) -> dict[str, str]:
     """The metadata of an output, hashes still zero. All values are strings, as the format demands."""
     data = {"format": "pt", "modelspec.sai_model_spec": "1.0.1"}
-    if family == "flux1":
-        data["modelspec.architecture"] = "flux-1-dev" if guidance else "flux-1"
+    if config is not None:
+        data["modelspec.architecture"] = "flux-1-dev" if config["guidance_embeds"] else "flux-1"
         data["modelspec.implementation"] = "diffusers" if layout == "diffusers" else "https://github.com/black-forest-labs/flux"
     data["modelspec.title"] = recipe.title or "fluxsmith merge"
     data["modelspec.merged_from"] = ", ".join(i.reference.replace(",", "%2C") for i in inputs)
@@ -51,8 +51,10 @@ def output_metadata(
         data["modelspec.date"] = datetime.fromtimestamp(int(epoch), UTC).isoformat()
     data["fluxsmith.version"] = VERSION
     data["fluxsmith.recipe"] = text
+    if config is not None:
+        data["fluxsmith.config"] = json.dumps(config, separators=(",", ":"))
     data["fluxsmith.inputs"] = _inputs_json(inputs, {})
-    return data | recipe.metadata
+    return {**data, **recipe.metadata}
 
 
 def fill_hashes(metadata: Mapping[str, str], inputs: Sequence[Input], hashes: Mapping[str, str]) -> dict[str, str]:
@@ -83,17 +85,34 @@ def _inputs_json(inputs: Sequence[Input], hashes: Mapping[str, str]) -> str:
     return json.dumps([entry(i) for i in inputs], separators=(",", ":"))
 
 
+def _known_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The config.json beside a checkpoint, or the one that fluxsmith kept in a file of another layout."""
+    try:
+        return checkpoint.config or json.loads(checkpoint.metadata["fluxsmith.config"])
+    except (KeyError, ValueError):
+        return {}
+
+
+def _rope_axes(head: int) -> list[int]:
+    """Rotary axes of a head: 16, 56, 56 of 128, as in every published model; even numbers near that for other widths.
+
+    The weights do not show them, so for other widths this is a guess; a config.json or our own metadata win over it.
+    """
+    first = min((a for a in range(2, head, 2) if (head - a) % 4 == 0), key=lambda a: abs(a - head / 8), default=head)
+    return [first, (head - first) // 2, (head - first) // 2]
+
+
 def transformer_config(bounds: Mapping[str, Bound], pattern: Bound, guidance: bool) -> dict[str, Any] | None:
     """The config.json of a FLUX.1 transformer: from an input that has one, else from the shapes."""
     if pattern.family != "flux1":
         return None
     dims = pattern.dims
-    known = next((b.checkpoint.config for b in bounds.values() if b.checkpoint.config), None) or {}
+    known = next((config for bound in bounds.values() if (config := _known_config(bound.checkpoint))), {})
     head = dims["D"]
     config: dict[str, Any] = {
         "_class_name": "FluxTransformer2DModel",
         "attention_head_dim": head,
-        "axes_dims_rope": known.get("axes_dims_rope") or [head // 8, head * 7 // 16, head * 7 // 16],
+        "axes_dims_rope": known.get("axes_dims_rope") or _rope_axes(head),
         "guidance_embeds": guidance,
         "in_channels": dims["in"],
         "joint_attention_dim": dims["ctx"],

@@ -242,21 +242,18 @@ class _Planner:
         folder = self.output is not None and self.output.suffix != ".safetensors"
         shard_size = self._shard_size(folder)
         text = recipe_to_text(self.recipe)
-        metadata = output_metadata(self.recipe, text, inputs, self.pattern.family, layout, bool(self._guidance_in(tensors)))
+        config = transformer_config(self.bounds, self.pattern, any("guidance" in tensor.tags for tensor in tensors))
+        metadata = output_metadata(self.recipe, text, inputs, layout, config)
         stem = self.output.stem if self.output and not folder else "diffusion_pytorch_model" if layout == "diffusers" else "model"
         files = place(
             [(t.name, d, t.shape) for t, d in zip(emitted, out_dtypes, strict=True)], stem=stem, shard_size=shard_size, metadata=metadata
         )
         jobs = _aim(jobs, emitted, files)
-        config = transformer_config(self.bounds, self.pattern, bool(self._guidance_in(tensors)))
         small = _small_files(files, config if layout == "diffusers" else None) if folder else {}
         return Plan(
             self.recipe.title, show(self.recipe.root), self.pattern.family, layout, folder, inputs, tuple(jobs), tuple(files),
             metadata, small, config, self.recipe.seed, self.recipe.compute, _needs(jobs, files), text, self._notes(inputs),
         )  # fmt: skip
-
-    def _guidance_in(self, tensors: Sequence[Canonical]) -> list[Canonical]:
-        return [tensor for tensor in tensors if "guidance" in tensor.tags]
 
     def _layout(self) -> str:
         first = next(iter(self.bounds.values()))

@@ -107,7 +107,7 @@ class _Program:
         return self._add(Apply("combination", tuple(index for index, _, _ in present), {"weights": weights}))
 
     def _call(self, node: Call) -> int | None:
-        indices = [self.node(i) for i in node.inputs]
+        indices: list[int | None] = [self.node(i) for i in node.inputs]
         if all(index is None for index in indices):
             return None
         fixed = len(node.method.inputs) - int(node.method.inputs[-1].variadic)
@@ -117,7 +117,8 @@ class _Program:
             if policy == "base":
                 if indices[0] is None:
                     return None
-                indices = [indices[0] if index is None else index for index in indices]
+                base = indices[0]
+                indices = [*(base if index is None else index for index in indices)]
         if any(index is None for index in indices[:fixed]) or (fixed == len(indices) and None in indices):
             return next(index for index in indices if index is not None)
         return self._apply(node.method, indices, fixed, options)
@@ -130,6 +131,8 @@ class _Program:
         ]
         if not kept and method.inputs[-1].variadic:
             return indices[0] if fixed else None
+        if len(kept) == 1 and not fixed and method.skips_zero and options.get("normalize"):
+            return indices[kept[0]]  # the average of one is itself: copied, or converted with one rounding
         chosen = [*indices[:fixed], *(indices[fixed + i] for i in kept)]
         for name, option in method.options.items():
             if option.per_input:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from fluxsmith.engine.plan import Apply, Job, Load, Zeros
@@ -72,6 +73,14 @@ class Workspace:
         self.files, self.device, self._seed = files, device, seed
         self.compute: torch.dtype = getattr(torch, DTYPES[compute].torch or "float32")
         self._buffers: dict[object, Tensor] = {}
+
+    def exact(self) -> Workspace:
+        """The same memory for tiles that are only converted: through fp32, not rounded to the type of the arithmetic."""
+        import torch
+
+        space = copy(self)
+        space.compute = torch.float32
+        return space
 
     def raw(self, slot: object, nbytes: int) -> Tensor:
         """The first `nbytes` of a named buffer of bytes, made larger where it has to be."""
@@ -165,7 +174,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
     """A contiguous CPU tensor as writable memory."""
     import torch
 
-    return memoryview(tensor.view(torch.uint8).numpy())  # pyright: ignore[reportUnknownArgumentType]
+    return tensor.view(torch.uint8).numpy().data
 
 
 def _stream(job: Job, index: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fluxsmith.errors import FileError
 
-__all__ = ["check_readable", "explain_foreign"]
+__all__ = ["check_readable", "explain_foreign", "is_pickle"]
 
 _PARTIAL = (".incomplete", ".part", ".partial", ".crdownload", ".aria2")
 
@@ -17,9 +17,14 @@ def check_readable(path: Path) -> int:
     """
     facts = {"file": path}
     if path.is_symlink() and not path.exists():
-        raise FileError("file.dangling-link", f"{path.name} is a link to a file that is gone", facts={**facts, "link to": os.readlink(path)})
+        raise FileError(
+            "file.dangling-link",
+            f"{path.name} is a link to a file that is gone",
+            facts={**facts, "link to": os.readlink(path)},
+            fix="download it again, or name the file itself",
+        )
     if not path.exists():
-        raise FileError("file.not-found", f"{path} does not exist", facts=facts)
+        raise FileError("file.not-found", f"{path} does not exist", facts=facts, fix="check the path")
     if path.is_dir():
         raise FileError("file.is-folder", f"{path} is a folder where a file was expected", facts=facts)
     if path.suffix in _PARTIAL:
@@ -30,8 +35,20 @@ def check_readable(path: Path) -> int:
     return size
 
 
+def is_pickle(head: bytes) -> bool:
+    """Whether these are the first bytes of a torch.save file, in its zip format or an older one."""
+    return head.startswith((b"PK\x03\x04", b"\x80")) and not _may_be_safetensors(head)
+
+
+def _may_be_safetensors(head: bytes) -> bool:
+    """A length below 4 GB, then JSON: by chance the length's first bytes may be those of another format."""
+    return head[4:9] == b"\0\0\0\0{"
+
+
 def explain_foreign(name: str, head: bytes, size: int) -> FileError | None:
     """The error for a file whose first bytes (64 are enough) are not a safetensors header; None where they may be."""
+    if _may_be_safetensors(head):
+        return None
     facts = {"file": name}
     if head.startswith(b"version https://git-lfs"):
         return FileError(
@@ -47,7 +64,7 @@ def explain_foreign(name: str, head: bytes, size: int) -> FileError | None:
             facts={**facts, "found": head[:40].decode(errors="replace").strip()},
             fix="download it again; a gated repository needs `hf auth login`",
         )
-    if head.startswith(b"PK\x03\x04") or head[:1] == b"\x80":
+    if is_pickle(head):
         return FileError(
             "file.pickle",
             f"{name} is a pickle (torch.save), which can run code when it is opened",

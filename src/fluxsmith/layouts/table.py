@@ -146,9 +146,9 @@ class Table:
     ) -> list[Piece]:
         names = row.names.get(layout, (row.stem,))
         last = self.suffixes.get(layout, {}).get(suffix, suffix)
-        if len(names) == len(rows) and len(names) > 1:
-            return [Piece(f"{n.format(**fill)}.{last}", 0, starts[i], rows[i]) for i, n in enumerate(names)]
         name = f"{names[0].format(**fill)}.{last}"
+        if len(names) > 1:
+            return [Piece(f"{n.format(**fill)}.{last}", 0, starts[i], rows[i]) for i, n in enumerate(names)]
         order = row.order.get(layout)
         if order is None:
             return [Piece(name, 0, 0, sum(rows))]

@@ -3,13 +3,23 @@
 One method per way of pruning, as only two of them need something from the engine. They differ from TIES and DARE in
 details that users of MergeFlux rely on: deltas are pruned before they are weighted, `mean` divides by the number of
 models, and `disjoint` by the number (not the weights) of the models that agree.
+
+Rounding is that of torch.stack(...).sum(0) and .mean(0), which MergeFlux calls, so that the two agree to the last bit
+with up to four models (with more, torch's own order of addition depends on the place of an element in its tensor):
+sums of half types are taken in fp32 and rounded once, and begin at +0. A disjoint mean stays in fp32, as it is a
+quotient by an fp32 count.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fluxsmith.methods.base import Delta, Masks, Measured, PerInput, Weight, merge_method
 from fluxsmith.methods.trimming import agreement, deltas, drop_random, elected_sign, magnitude_thresholds, trim
+
+if TYPE_CHECKING:
+    from torch import dtype
 
 __all__ = ["delta_merge", "magnitude_delta_merge", "random_delta_merge"]
 
@@ -18,19 +28,26 @@ Sign = Literal["total", "frequency"]
 
 
 def _combine(pruned: Sequence[Delta], weights: Sequence[float], combine: str, sign: str) -> Delta:
-    weighted = [delta * weight for delta, weight in zip(pruned, weights, strict=True)]
+    compute = pruned[0].dtype
+    # fp32 holds the products as they were rounded; for fp32 itself nothing is copied
+    weighted = [(delta * weight).float() for delta, weight in zip(pruned, weights, strict=True)]
     if combine == "disjoint":
-        plus = elected_sign(weighted, sign == "frequency")
-        total, count = weighted[0] * 0.0, weighted[0] * 0.0
-        for delta in weighted:
-            agrees = agreement(delta, plus).to(delta.dtype)
-            total.addcmul_(delta, agrees)
-            count.add_(agrees)
-        return total.div_(count.clamp_(min=1.0))
-    total = weighted[0]
+        return _disjoint_mean(weighted, sign == "frequency", compute)
+    total = weighted[0].add_(0.0)  # -0 becomes +0
     for delta in weighted[1:]:
         total = total.add_(delta)
-    return total.div_(len(weighted)) if combine == "mean" else total
+    return (total.div_(len(weighted)) if combine == "mean" else total).to(compute)
+
+
+def _disjoint_mean(weighted: Sequence[Delta], by_count: bool, compute: dtype) -> Delta:
+    """The sum of the deltas that agree with the elected sign, rounded to `compute`, over their number (at least 1)."""
+    plus = elected_sign(weighted, by_count)
+    total, count = (weighted[0].new_zeros(weighted[0].shape) for _ in range(2))
+    for delta in weighted:
+        agrees = agreement(delta, plus).to(delta.dtype)
+        total.addcmul_(delta, agrees)
+        count.add_(agrees)
+    return total.to(compute).float().div_(count.clamp_(min=1.0))
 
 
 @merge_method

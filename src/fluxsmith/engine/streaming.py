@@ -1,0 +1,110 @@
+"""Threads that take tiles from a schedule, each with its own memory; what is done with a tile is a subclass's part."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fluxsmith.engine.devices import Device, open_device
+from fluxsmith.engine.memory import threads_for
+from fluxsmith.engine.plan import Job
+from fluxsmith.engine.schedule import Schedule, Task
+from fluxsmith.engine.tiles import Files, Workspace
+
+__all__ = ["Settings", "Streaming"]
+
+_AHEAD = 8  # tiles to read ahead
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, none of which changes the bytes of the output. `memory` is a limit in bytes."""
+
+    threads: int | None = None
+    device: str = "cpu"
+    memory: int | None = None
+    allow_nonfinite: bool = False
+
+
+class Streaming(ABC):
+    """Jobs on their way through tiles. `compute` is the type in which tiles are loaded (a safetensors name)."""
+
+    def __init__(
+        self,
+        jobs: Mapping[int, Job],
+        settings: Settings,
+        *,
+        compute: str = "F32",
+        seed: int = 0,
+        on_job: Callable[[int], None] = lambda job: None,
+    ) -> None:
+        self._settings, self._loaded_as, self._seed = settings, compute, seed
+        self._schedule = Schedule(jobs, on_job)
+        self._files = Files()
+        self._error: BaseException | None = None
+        self._lock = threading.Lock()
+        self.stopped = False
+
+    @abstractmethod
+    def _do(self, space: Workspace, task: Task) -> None:
+        """Work on one tile; called from several threads."""
+
+    def stop(self) -> None:
+        """Finish running tiles and return; safe from a signal handler's thread."""
+        self.stopped = True
+        self._schedule.stop()
+
+    def _stream(self, tile_bytes: int, whole_bytes: int) -> None:
+        """Do all tasks, or those until `stop()`; raises the first error that any thread met."""
+        import torch
+
+        wanted = self._settings.threads or min(os.cpu_count() or 1, 16)
+        count = threads_for(tile_bytes, whole_bytes, wanted, self._settings.memory)
+        kind = open_device(self._settings.device)
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # one tile is one thread's work; threads of threads would fight for the cores
+        threads = [threading.Thread(target=self._work, args=(kind,)) for _ in range(count)]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)  # wakes up for signals
+        finally:
+            self._stop_threads(threads)
+            torch.set_num_threads(before)
+            self._files.close()
+        if self._error is not None:
+            raise self._error
+
+    def _stop_threads(self, threads: list[threading.Thread]) -> None:
+        """Leave no thread behind, also when the main thread is interrupted."""
+        self._schedule.stop()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _work(self, kind: str) -> None:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                space = Workspace(self._files, Device(kind), self._loaded_as, self._seed)
+                while (task := self._schedule.next()) is not None:
+                    self._read_ahead()
+                    with space.device.session():
+                        self._do(space, task)
+                    self._schedule.done(task)
+        except BaseException as error:
+            with self._lock:
+                self._error = self._error or error
+            self._schedule.stop()
+
+    def _read_ahead(self) -> None:
+        for task in self._schedule.upcoming(_AHEAD)[-1:]:
+            for load in task.state.job.loads:
+                if load.view.count == task.state.job.count:
+                    self._files.expect(load.view, task.start, task.stop)
