@@ -227,7 +227,8 @@ class _Planner:
     def _why_unused(self, name: str, key: str) -> str:
         tensor = self.bounds[name].spec[key]
         if "guidance" in tensor.tags and self.recipe.guidance:
-            return f"dropped (guidance: {self.recipe.guidance})"
+            verb = "folded" if self.recipe.guidance.policy == "bake" else "dropped"
+            return f"{verb} (guidance: {self.recipe.guidance})"
         for rule in self.recipe.rules:
             if rule.selector.matches(tensor):
                 return f"dropped (rule {rule.selector.text})"
