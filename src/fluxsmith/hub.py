@@ -15,13 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fluxsmith.errors import FileError, FluxsmithError, HubError, ResourceError, did_you_mean
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.hf_api import RepoSibling
 
 __all__ = [
     "HubFile",
@@ -61,7 +56,7 @@ def parse_reference(reference: str) -> Path | HubReference:
     """
     local = os.path.expanduser(reference)
     # lexists: a dangling link is a local file as well, and the one who opens it can say what is wrong with it
-    if reference.strip() and os.path.lexists(local):
+    if os.path.lexists(local):
         return Path(local)
     if reference.startswith("pocket/"):
         return _find_pocket(reference.removeprefix("pocket/"))
@@ -208,7 +203,7 @@ class HubFolder:
 
         Raises HubError (exit code 6) where the Hub does not give a file, ResourceError (5) where the disk is full.
         """
-        from huggingface_hub import hf_hub_download  # pyright: ignore[reportUnknownVariableType]
+        from huggingface_hub import hf_hub_download
 
         for name in names:
             self._file(name)
@@ -272,16 +267,20 @@ def open_repository(reference: HubReference) -> HubFolder:
             files_metadata=True,
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
         )
-        files = {sibling.rfilename: _describe(sibling) for sibling in info.siblings or []}
+        files = {
+            file.rfilename: _describe(file.rfilename, file.lfs.size, file.lfs.sha256)
+            if file.lfs
+            else _describe(file.rfilename, file.size, file.blob_id)
+            for file in info.siblings or []
+        }
         if info.sha is None:
             raise ValueError("the listing names no commit")
     return HubFolder(reference.repo, revision, info.sha, files)
 
 
-def _describe(sibling: "RepoSibling") -> HubFile:
-    size, etag = (sibling.lfs.size, sibling.lfs.sha256) if sibling.lfs else (sibling.size, sibling.blob_id)
+def _describe(name: str, size: int | None, etag: str | None) -> HubFile:
     if size is None or etag is None:
-        raise ValueError(f"the listing tells no size of {sibling.rfilename}")
+        raise ValueError(f"the listing tells no size of {name}")
     return HubFile(size, etag)
 
 
@@ -322,9 +321,9 @@ def _read_range(repo: str, commit: str, path: str, offset: int, length: int) -> 
     """At most `length` bytes. Redirects to where large files lie are followed; the token stays with the Hub."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import (
-        build_hf_headers,  # pyright: ignore[reportUnknownVariableType]
+        build_hf_headers,
         hf_raise_for_status,
-        http_stream_backoff,  # pyright: ignore[reportUnknownVariableType]
+        http_stream_backoff,
     )
 
     url = hf_hub_url(repo, path, revision=commit, endpoint=endpoint())
@@ -378,7 +377,8 @@ def _explain(error: BaseException, repo: str, revision: str) -> FluxsmithError:
         case errors.RevisionNotFoundError():
             return _no_revision(repo, revision)
         case errors.HfHubHTTPError():
-            return _refused(error, repo)
+            answer = error.server_message or _first_line(error)
+            return _refused(repo, error.response.status_code, answer, str(error.response.url))
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             return _unreachable(error)
         case httpx2.HTTPError() | httpx2.InvalidURL():
@@ -420,15 +420,13 @@ def _no_revision(repo: str, revision: str) -> HubError:
     )
 
 
-def _refused(error: "HfHubHTTPError", repo: str) -> HubError:
-    status = error.response.status_code
-    facts: dict[str, Any] = {"answer": (error.server_message or _first_line(error)).split("\n")[0]}
+def _refused(repo: str, status: int, answer: str, address: str) -> HubError:
+    # a signed address is a key to the file: messages go without its query
+    facts = {"answer": answer.split("\n")[0], "address": address.split("?")[0]}
     if status == 401:
         fix = "hf auth login, or unset HF_TOKEN"
         return HubError("hub.bad-token", "the Hub does not accept the access token", facts=facts, fix=fix)
     fix = "check what the access token may do" if status == 403 else "try again in a few minutes"
-    # a signed address is a key to the file: messages go without its query
-    facts["address"] = str(error.response.url).split("?")[0]
     return HubError("hub.failed", f"the Hub answered {status} when asked for {repo}", facts=facts, fix=fix)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fluxsmith.engine.plan import Apply, Job, Load, Zeros
 from fluxsmith.errors import FileError, FluxsmithError
 from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.sniff import reading
 from fluxsmith.methods import Method, find_method
 from fluxsmith.methods.masks import CounterMasks
 
@@ -35,7 +36,8 @@ class Files:
         """The descriptor of a file, opened on first use."""
         with self._lock:
             if path not in self._fds:
-                self._fds[path] = os.open(path, os.O_RDONLY)
+                with reading(path):
+                    self._fds[path] = os.open(path, os.O_RDONLY)
             return self._fds[path]
 
     def read(self, view: View, start: int, stop: int, into: memoryview) -> None:
@@ -47,7 +49,8 @@ class Files:
         for extent in view.cut(start, stop):
             end, offset = at + extent.nbytes, extent.offset
             while at < end:
-                got = os.preadv(self.fd(extent.file), [into[at:end]], offset)
+                with reading(extent.file):
+                    got = os.preadv(self.fd(extent.file), [into[at:end]], offset)
                 if got <= 0:
                     raise FileError("file.truncated", f"{extent.file} became shorter while it was read", facts={"file": extent.file})
                 at, offset = at + got, offset + got
@@ -133,31 +136,28 @@ class Workspace:
 
         `measured` has the statistics of steps that need them. Each step is computed once, however often it is used.
         """
-        whole = start == 0 and stop == job.count
         wanted = [len(job.program) - 1] if upto is None else list(upto)
         values: dict[int, Tensor] = {}
-
-        def value(index: int) -> Tensor:
-            if index not in values:
-                values[index] = self._step(job, index, start, stop, measured, value, whole)
-            return values[index]
-
-        return [value(index) for index in wanted]
+        # No recursion through closures here: their reference cycles would keep tiles alive until a garbage collection.
+        for index in _needed(job, wanted):
+            values[index] = self._step(job, index, start, stop, measured, values)
+        return [values[index] for index in wanted]
 
     def _step(
-        self, job: Job, index: int, start: int, stop: int, measured: Mapping[int, Mapping[str, Any]], value: Any, whole: bool
+        self, job: Job, index: int, start: int, stop: int, measured: Mapping[int, Mapping[str, Any]], values: Mapping[int, Tensor]
     ) -> Tensor:
         import torch
 
         step = job.program[index]
         if isinstance(step, Load):
+            whole = start == 0 and stop == job.count
             other = whole and step.view.count != job.count  # a part of a whole-tensor method, with its own length
             first, last = (0, step.view.count) if other else (start, stop)
             return self.load(index, step.view, first, last)
         if isinstance(step, Zeros):
             return torch.zeros(stop - start, dtype=self.compute, device=self.device.kind)
         method = find_method(step.method)
-        inputs = [value(i) for i in step.inputs]
+        inputs = [values[i] for i in step.inputs]
         if method.whole:
             inputs = [self._shaped(job, i, tile) for i, tile in zip(step.inputs, inputs, strict=True)]
         extra: dict[str, Any] = dict(measured.get(index, {}))
@@ -175,6 +175,16 @@ def as_bytes(tensor: Tensor) -> memoryview:
     import torch
 
     return tensor.view(torch.uint8).numpy().data
+
+
+def _needed(job: Job, wanted: Sequence[int]) -> list[int]:
+    """The steps that the wanted ones need, in order; a step's inputs come before it in a program."""
+    needed = set(wanted)
+    for index in range(max(wanted), -1, -1):
+        step = job.program[index]
+        if index in needed and isinstance(step, Apply):
+            needed.update(step.inputs)
+    return sorted(needed)
 
 
 def _stream(job: Job, index: int) -> int:

@@ -8,6 +8,7 @@
     views.py       tensors as lists of byte extents
     shards.py      where every tensor of an output will lie
     writer.py      temporary file, preallocated, synced, verified, renamed
+    references.py  what a user names: paths, pocket/NAME, Hub repositories
     hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256
 """
 

@@ -9,13 +9,15 @@ from typing import Any, Protocol, cast
 
 from fluxsmith.errors import FileError
 from fluxsmith.io.header import Header, parse_header
-from fluxsmith.io.sniff import check_readable
+from fluxsmith.io.sniff import check_readable, is_pickle, reading
 from fluxsmith.io.views import Extent, View
 
 __all__ = ["Checkpoint", "Folder", "LocalFolder", "WeightFile", "open_checkpoint", "open_folder"]
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "model")
+
+_FIX_INDEX = "download the index and the shards of one and the same version"
 
 
 @dataclass(frozen=True)
@@ -109,28 +111,46 @@ def open_checkpoint(path: Path, reference: str | None = None, *, allow_pickle: b
 
     Raises FileError (exit code 3) naming the file and the cause.
     """
-    reference = reference or str(path)
+    with reading(path):
+        return _open_local(path, reference or str(path), allow_pickle)
+
+
+def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     if path.is_dir():
         root = path / "transformer" if (path / "model_index.json").exists() else path
         if not root.is_dir():
-            raise FileError("file.not-found", f"{path} is a pipeline without a transformer folder", facts={"folder": path})
+            fix = "download its transformer folder"
+            raise FileError("file.not-found", f"{path} is a pipeline without a transformer folder", facts={"folder": path}, fix=fix)
         return open_folder(LocalFolder(root), reference)
     check_readable(path)
-    if path.suffix in PICKLES and allow_pickle:
+    if allow_pickle and is_pickle(_first_bytes(path)):
         from fluxsmith.io.pickled import open_pickle
 
         return open_pickle(path, reference)
     file, header = read_local_header(path)
+    _check_tensors(str(path), header.tensors)
     return Checkpoint(reference, (file,), _views(file, header), header.metadata, _sibling_config(path))
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(64)
+
+
+def _check_tensors(name: str, tensors: Mapping[str, object]) -> None:
+    """A checkpoint without tensors is a mistake of whoever wrote it."""
+    if not tensors:
+        raise FileError("file.no-weights", f"{name} holds no tensors", facts={"file": name}, fix="use the complete checkpoint")
 
 
 def open_folder(folder: Folder, reference: str) -> Checkpoint:
     """A folder whose weights are named as diffusers or transformers name them, or hold just one safetensors file."""
     names = list(folder.names())
-    config = cast("dict[str, Any]", _json(folder, "config.json")) if "config.json" in names else None
+    config = _json(folder, "config.json") if "config.json" in names else None
     index = _pick_index(names)
     if index is None:
         file, header = folder.header(_pick_single(folder.name, names))
+        _check_tensors(file.path, header.tensors)
         return Checkpoint(reference, (file,), _views(file, header), header.metadata, config)
     return _open_shards(folder, reference, index, names, config)
 
@@ -158,33 +178,40 @@ def _open_shards(
         for key, view in _views(file, header).items():
             if key in tensors:
                 raise FileError(
-                    "file.duplicate-key", f"`{key}` stands in two shards of {folder.name}", facts={"key": key, "second in": shard}
+                    "file.duplicate-key",
+                    f"`{key}` stands in two shards of {folder.name}",
+                    facts={"folder": folder.name, "key": key, "second in": shard},
+                    fix=_FIX_INDEX,
                 )
             tensors[key] = view
-        _check_index(index, shard, weight_map, header)
+        _check_index(folder.name, index, shard, weight_map, header)
+    _check_tensors(f"{folder.name}/{index}", tensors)
     found = sum(view.nbytes for view in tensors.values())
     if total is not None and total != found:
         raise FileError(
             "file.bad-index",
             f"{index} says {total:,} bytes of tensors, the shards hold {found:,}",
             facts={"folder": folder.name, "expected": f"{total:,}", "found": f"{found:,}"},
-            fix="download the index and the shards of one and the same version",
+            fix=_FIX_INDEX,
         )
     return Checkpoint(reference, tuple(files), tensors, metadata, config)
 
 
 def _weight_map(folder: Folder, index: str) -> tuple[dict[str, str], int | None]:
-    data = _json(folder, index)
+    fields = _json(folder, index)
+    facts = {"folder": folder.name, "index": index}
     try:
-        fields = cast("dict[str, Any]", data)
         weight_map = {str(key): str(value) for key, value in fields["weight_map"].items()}
-        total = fields.get("metadata", {}).get("total_size")
-    except (KeyError, AttributeError, TypeError):
-        raise FileError("file.bad-index", f"{index} in {folder.name} has no weight_map", facts={"index": index}) from None
-    return weight_map, int(total) if total is not None else None
+    except (KeyError, AttributeError):
+        raise FileError("file.bad-index", f"{index} in {folder.name} has no weight_map", facts=facts, fix=_FIX_INDEX) from None
+    try:
+        total = (fields.get("metadata") or {}).get("total_size")
+        return weight_map, None if total is None else int(total)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise FileError("file.bad-index", f"{index} in {folder.name} has no number for total_size", facts=facts, fix=_FIX_INDEX) from None
 
 
-def _check_index(index: str, shard: str, weight_map: Mapping[str, str], header: Header) -> None:
+def _check_index(folder: str, index: str, shard: str, weight_map: Mapping[str, str], header: Header) -> None:
     expected = {key for key, name in weight_map.items() if name == shard}
     absent, extra = sorted(expected - header.tensors.keys()), sorted(header.tensors.keys() - expected)
     if absent or extra:
@@ -192,16 +219,20 @@ def _check_index(index: str, shard: str, weight_map: Mapping[str, str], header: 
         raise FileError(
             "file.bad-index",
             f"{index} does not describe {shard}: the file {what}",
-            facts={"first": (absent or extra)[0], "index": index, "shard": shard},
-            fix="download the index and the shards of one and the same version",
+            facts={"folder": folder, "index": index, "shard": shard, "key": (absent or extra)[0]},
+            fix=_FIX_INDEX,
         )
 
 
-def _json(folder: Folder, name: str) -> object:
+def _json(folder: Folder, name: str) -> dict[str, Any]:
+    facts = {"folder": folder.name, "file": name}
     try:
-        return json.loads(folder.text(name))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FileError("file.bad-json", f"{name} in {folder.name} is not JSON", facts={"file": name, "cause": error}) from None
+        fields = json.loads(folder.text(name))
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
+        raise FileError("file.bad-json", f"{name} in {folder.name} is not JSON", facts={**facts, "cause": error}, fix="download it again") from None
+    if not isinstance(fields, dict):
+        raise FileError("file.bad-json", f"{name} in {folder.name} is not a JSON object", facts=facts, fix="download it again")
+    return cast("dict[str, Any]", fields)
 
 
 def _pick_index(names: list[str]) -> str | None:
@@ -223,7 +254,7 @@ def _pick_single(folder: str, names: list[str]) -> str:
             "file.missing-index", f"{folder} holds shards but no index", facts=facts, fix="download the *.safetensors.index.json"
         )
     if not weights:
-        raise FileError("file.no-weights", f"{folder} holds no safetensors file", facts=facts)
+        raise FileError("file.no-weights", f"{folder} holds no safetensors file", facts=facts, fix="name the folder or file that holds the weights")
     raise FileError("file.ambiguous", f"{folder} holds {len(weights)} safetensors files and no index", facts=facts, fix="name one of them")
 
 
@@ -240,6 +271,6 @@ def _sibling_config(path: Path) -> Mapping[str, Any] | None:
     config = path.parent / "config.json"
     if path.stem not in STEMS or not config.exists():
         return None
-    return cast("dict[str, Any]", _json(LocalFolder(path.parent), "config.json"))
+    return _json(LocalFolder(path.parent), "config.json")
 
 

@@ -70,9 +70,10 @@ class HashMemory:
 
     def _read(self) -> dict[str, str]:
         try:
-            return json.loads(self.path.read_text())
-        except (OSError, json.JSONDecodeError):
+            known = json.loads(self.path.read_text())
+        except (OSError, ValueError):
             return {}
+        return known if isinstance(known, dict) else {}
 
 
 def _key(file: WeightFile) -> str:

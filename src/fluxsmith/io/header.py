@@ -87,7 +87,7 @@ def _parse_json(name: str, raw: bytes) -> dict[str, Any]:
 
     try:
         fields = json.loads(raw, object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
         raise _bad(name, "file.bad-header", f"has a header that is not JSON ({error})") from None
     if not isinstance(fields, dict):
         raise _bad(name, "file.bad-header", "has a header that is not a JSON object")
@@ -109,7 +109,7 @@ def _entry(name: str, key: str, value: object) -> TensorEntry:
         fields = cast("dict[str, Any]", value)
         dtype, shape, (start, stop) = fields["dtype"], tuple(fields["shape"]), fields["data_offsets"]
         numbers = (*shape, start, stop)
-        if not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if not all(type(n) is int and n >= 0 for n in numbers) or not isinstance(fields["shape"], list) or not isinstance(dtype, str):
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise _bad(name, "file.bad-header", f"has no valid dtype, shape and data_offsets for `{key}`", key) from None

@@ -4,6 +4,7 @@ torch.load under FakeTensorMode with weights_only=True resolves names, shapes an
 inside the (uncompressed) zip, so a .ckpt becomes the same views as a safetensors file.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,8 @@ from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.views import Extent, View
 
 __all__ = ["open_pickle"]
+
+_FIX = "convert it where it was made, with safetensors.torch.save_file"
 
 
 def open_pickle(path: Path, reference: str) -> Checkpoint:
@@ -24,16 +27,12 @@ def open_pickle(path: Path, reference: str) -> Checkpoint:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
-        with FakeTensorMode():
-            data = torch.load(path, weights_only=True)
+        # opened here: torch.load takes a path that ends in .safetensors for what it says
+        with FakeTensorMode(), path.open("rb") as stream:
+            data = torch.load(stream, weights_only=True)
     except Exception as error:
-        raise FileError(
-            "file.unsafe-pickle",
-            f"{path.name} cannot be read as plain tensors",
-            facts={"file": path, "cause": str(error).split("\n")[0][:200]},
-            fix="convert it where it was made, with safetensors.torch.save_file",
-        ) from None
-    fields = cast("dict[str, Any]", data)
+        raise _unsafe(f"{path.name} cannot be read as plain tensors", {"file": path, "cause": _cause(error)}) from None
+    fields = cast("dict[Any, Any]", data) if isinstance(data, dict) else {}
     if isinstance(fields.get("state_dict"), dict):
         fields = fields["state_dict"]
     file = local_file(path)
@@ -43,11 +42,31 @@ def open_pickle(path: Path, reference: str) -> Checkpoint:
         if not isinstance(tensor, torch.Tensor):
             continue
         base = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-        if base is None or not tensor.is_contiguous():
-            raise FileError("file.unsafe-pickle", f"`{key}` of {path.name} is not stored in one piece", facts={"file": path, "key": key})
-        dtype = names[str(tensor.dtype).removeprefix("torch.")]
+        if base is None:
+            raise _unsafe(f"{path.name} is in the format that torch had before 1.6", {"file": path, "key": key})
+        if not tensor.is_contiguous():
+            raise _unsafe(f"`{key}` of {path.name} is not stored in one piece", {"file": path, "key": key})
+        dtype = names.get(str(tensor.dtype).removeprefix("torch."))
+        if dtype is None:
+            raise FileError(
+                "file.unknown-dtype",
+                f"{path.name} stores `{key}` as {tensor.dtype}, which safetensors cannot hold",
+                facts={"file": path, "key": key},
+                fix=_FIX,
+            )
         offset = base + tensor.storage_offset() * tensor.element_size()
-        views[key] = View(tuple(tensor.shape), (Extent(str(path), offset, tensor.numel(), dtype),))
+        views[str(key)] = View(tuple(tensor.shape), (Extent(str(path), offset, tensor.numel(), dtype),))
     if not views:
-        raise FileError("file.no-weights", f"{path.name} holds no tensors", facts={"file": path})
+        raise FileError("file.no-weights", f"{path.name} holds no tensors by name", facts={"file": path}, fix=_FIX)
     return Checkpoint(reference, (file,), views)
+
+
+def _unsafe(message: str, facts: Mapping[str, object]) -> FileError:
+    return FileError("file.unsafe-pickle", message, facts=facts, fix=_FIX)
+
+
+def _cause(error: Exception) -> str:
+    """What torch objects to, without its advice to read the file unsafely."""
+    parts = [line.strip() for line in str(error).split("\n") if line.strip()]
+    blocked = next((line for line in parts if "GLOBAL" in line or line.startswith("WeightsUnpickler error")), None)
+    return (blocked or parts[0] if parts else type(error).__name__)[:200]

@@ -83,18 +83,12 @@ def _choose_weights(repository: HubFolder, reference: HubReference) -> tuple[Hub
 
 def _is_one_checkpoint(names: list[str]) -> bool:
     """Whether `open_folder` knows which of several weight files to take, or can say why they are incomplete."""
-    return any(".safetensors.index" in name or "-of-" in name for name in names) or any(
-        f"{stem}.safetensors" in names for stem in STEMS
-    )
+    return any(".safetensors.index" in name or "-of-" in name for name in names) or any(f"{stem}.safetensors" in names for stem in STEMS)
 
 
 def _no_weights(folder: HubFolder, reference: HubReference) -> FileError:
     below = sorted({str(PurePosixPath(name).parent) for name in folder.files if name.endswith(".safetensors")} - {"."})
-    kind = (
-        "is a pipeline without safetensors in transformer/"
-        if "model_index.json" in folder.files
-        else "holds no safetensors file"
-    )
+    kind = "is a pipeline without safetensors in transformer/" if "model_index.json" in folder.files else "holds no safetensors file"
     example = HubReference(reference.repo, reference.revision, folder.path(below[0])) if below else None
     return FileError(
         "hub.no-weights",

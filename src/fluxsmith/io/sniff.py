@@ -1,13 +1,25 @@
 """What a file that is no safetensors file really is, from its first bytes: the parser's own word would hide it."""
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fluxsmith.errors import FileError
 
-__all__ = ["check_readable", "explain_foreign", "is_pickle"]
+__all__ = ["check_readable", "explain_foreign", "is_pickle", "reading"]
 
 _PARTIAL = (".incomplete", ".part", ".partial", ".crdownload", ".aria2")
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Generator[None]:
+    """Turns what the operating system objects to while `path` is read into a FileError."""
+    try:
+        yield
+    except OSError as error:
+        facts = {"file": path, "cause": error.strerror or error}
+        raise FileError("file.unreadable", f"{path} cannot be read", facts=facts, fix="check its permissions and the disk") from None
 
 
 def check_readable(path: Path) -> int:

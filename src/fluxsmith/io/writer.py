@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from fluxsmith.errors import FileError, ResourceError
 from fluxsmith.io.header import encode_header, parse_header
 from fluxsmith.io.shards import OutputFile
 
-__all__ = ["FileSink", "MemorySink", "Sink", "partial_path"]
+__all__ = ["FileSink", "MemorySink", "Sink", "disk_error", "held_bytes", "partial_path"]
 
 
 class Sink(Protocol):
@@ -51,41 +52,74 @@ def partial_path(target: Path) -> Path:
     return target.parent / f".{target.name}.fluxsmith-partial"
 
 
+def held_bytes(target: Path) -> int:
+    """The room on the disk that an interrupted run of this output holds already."""
+    root = partial_path(target)
+    return sum(entry.stat().st_blocks * 512 for entry in os.scandir(root)) if root.is_dir() else 0
+
+
 class FileSink:
     """The files of one output while they are written.
 
     `target` is a file (one safetensors file) or a folder (shards, index and small files). The partial path is locked:
-    a second writer of the same output is refused. `resume` keeps what an interrupted run has written.
+    a second writer of the same output is refused. What an interrupted run has left there stays until `open` is called.
     """
 
-    def __init__(self, target: Path, files: Sequence[OutputFile], *, folder: bool, resume: bool) -> None:
+    def __init__(self, target: Path, files: Sequence[OutputFile], *, folder: bool) -> None:
         self.target, self.files, self.folder = target, files, folder
         self.root = partial_path(target)
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = self._take_lock()
+        self._new = [path for path in self.root.parents if not path.exists()]
         self._fds: list[int] = []
+        self._lock = -1
         try:
-            self._open(resume)
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
         except OSError as error:
-            self.abandon()
-            raise _disk_error(error, target, sum(file.size for file in files)) from None
+            self._remove_new_folders()
+            raise disk_error(error, target) from None
+
+    def open(self, *, keep: bool) -> bool:
+        """Make the files ready to be written. With `keep`, what lies there is used, where every file has its length.
+
+        Returns whether it was kept. Raises ResourceError where the disk has no room.
+        """
+        keep = keep and all(_size(self.root / file.name) == file.size for file in self.files)
+        try:
+            self._clear({"lock", self.journal.name, *(file.name for file in self.files)} if keep else {"lock"})
+            self._open(fresh=not keep)
+        except OSError as error:
+            if keep:
+                self.release()
+            else:
+                self.abandon()
+            raise disk_error(error, self.target, sum(file.size for file in self.files)) from None
+        return keep
+
+    def _clear(self, kept: set[str]) -> None:
+        """Remove what an earlier run left, but for `kept`: its files need not be those of this one."""
+        for entry in os.scandir(self.root):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry)
+            elif entry.name not in kept:
+                os.unlink(entry)
 
     def _take_lock(self) -> int:
-        fd = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        path = self.root / "lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            if not (path.exists() and os.path.samestat(os.fstat(fd), path.stat())):
+                raise BlockingIOError  # a run that was just ending has taken its lock away
+        except BlockingIOError:
             os.close(fd)
             raise ResourceError(
                 "output.in-use", f"another run is writing {self.target}", facts={"lock": self.root}, fix="wait for it, or choose another output"
             ) from None
         return fd
 
-    def _open(self, resume: bool) -> None:
+    def _open(self, *, fresh: bool) -> None:
         for file in self.files:
-            path = self.root / file.name
-            fresh = not (resume and path.exists() and path.stat().st_size == file.size)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | (os.O_TRUNC if fresh else 0), 0o644)
+            fd = os.open(self.root / file.name, os.O_RDWR | os.O_CREAT, 0o644)
             self._fds.append(fd)
             if fresh and file.size:
                 _allocate(fd, file.size)
@@ -106,26 +140,41 @@ class FileSink:
                 written = os.pwrite(self._fds[file], data, at)
                 data, at = data[written:], at + written
         except OSError as error:
-            raise _disk_error(error, self.target, len(data)) from None
+            raise disk_error(error, self.target, len(data)) from None
 
     def sync(self) -> None:
-        """Bring what has been written to the disk."""
-        for fd in self._fds:
-            os.fdatasync(fd)
+        """Bring what has been written to the disk.
+
+        Raises ResourceError where the disk does not take it.
+        """
+        try:
+            for fd in self._fds:
+                os.fdatasync(fd)
+        except OSError as error:
+            raise disk_error(error, self.target) from None
 
     def commit(self, metadata: Mapping[str, str], extra: Mapping[str, str]) -> None:
-        """Write the headers and small files, sync, verify, and rename to the target."""
+        """Write the headers and small files, sync, verify, and rename to the target.
+
+        Raises ResourceError where the disk does not take them; the target is then as it was.
+        """
+        try:
+            self._write_headers(metadata)
+            for name, text in extra.items():
+                (self.root / name).write_text(text)
+            for file in self.files:
+                _verify(self.root / file.name, file)
+            self._rename()
+        except OSError as error:
+            raise disk_error(error, self.target) from None
+
+    def _write_headers(self, metadata: Mapping[str, str]) -> None:
         for fd, file in zip(self._fds, self.files, strict=True):
             header = encode_header(file.tensors, metadata)
             if len(header) != file.data_start:
                 raise AssertionError(f"header of {file.name} has {len(header)} bytes, {file.data_start} were planned")
             os.pwrite(fd, header, 0)
             os.fsync(fd)
-        for name, text in extra.items():
-            (self.root / name).write_text(text)
-        for file in self.files:
-            _verify(self.root / file.name, file)
-        self._rename()
 
     def _rename(self) -> None:
         self.journal.unlink(missing_ok=True)
@@ -137,7 +186,12 @@ class FileSink:
         elif self.target.exists():
             old = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}.old-"))
             os.rename(self.target, old / "x")
-            os.rename(self.root, self.target)
+            try:
+                os.rename(self.root, self.target)
+            except OSError:
+                os.rename(old / "x", self.target)
+                old.rmdir()
+                raise
             self._close()
             shutil.rmtree(old)
         else:
@@ -148,12 +202,23 @@ class FileSink:
     def keep(self) -> None:
         """Stop now, keeping what is written for `--resume`."""
         self.sync()
+        self.release()
+
+    def release(self) -> None:
+        """Let go of what an earlier run has left, as it is."""
         self._close()
 
     def abandon(self) -> None:
         """Stop and remove everything; the target is untouched."""
         self._close()
         shutil.rmtree(self.root, ignore_errors=True)
+        self._remove_new_folders()
+
+    def _remove_new_folders(self) -> None:
+        """The folders that were made for the output, where nothing else has come into them."""
+        with suppress(OSError):
+            for path in self._new:
+                path.rmdir()
 
     def _close(self) -> None:
         for fd in (*self._fds, self._lock):
@@ -200,12 +265,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _disk_error(error: OSError, target: Path, size: int) -> ResourceError:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def disk_error(error: OSError, target: Path, size: int | None = None) -> ResourceError:
+    """What an error of the operating system means for who wanted to write `size` bytes to `target`."""
+    facts = {"folder": target.parent, "cause": error.strerror}
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ResourceError(
-            "output.disk-full",
-            f"no room for {target}",
-            facts={"needed": f"{size:,} bytes", "cause": error.strerror},
-            fix="free some space, or write to another disk with -o",
-        )
-    return ResourceError("output.not-writable", f"cannot write {target}", facts={"cause": error.strerror})
+        needed = {} if size is None else {"needed": f"{size:,} bytes"}
+        fix = "free some space, or write to another disk with -o"
+        return ResourceError("output.disk-full", f"no room for {target}", facts=facts | needed, fix=fix)
+    return ResourceError("output.not-writable", f"cannot write {target}", facts=facts, fix="write to another path with -o")
