@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from fluxsmith.methods.base import Delta, Masks, Measured, PerInput, Weight, merge_method
-from fluxsmith.methods.trimming import agreement, deltas, drop_random, elected_sign, magnitude_thresholds, trim
+from fluxsmith.methods.trimming import deltas, disjoint_sum, drop_random, elected_sign, magnitude_thresholds, trim
 
 if TYPE_CHECKING:
     from torch import dtype
@@ -41,12 +41,7 @@ def _combine(pruned: Sequence[Delta], weights: Sequence[float], combine: str, si
 
 def _disjoint_mean(weighted: Sequence[Delta], by_count: bool, compute: dtype) -> Delta:
     """The sum of the deltas that agree with the elected sign, rounded to `compute`, over their number (at least 1)."""
-    plus = elected_sign(weighted, by_count)
-    total, count = (weighted[0].new_zeros(weighted[0].shape) for _ in range(2))
-    for delta in weighted:
-        agrees = agreement(delta, plus).to(delta.dtype)
-        total.addcmul_(delta, agrees)
-        count.add_(agrees)
+    total, count = disjoint_sum(weighted, elected_sign(weighted, by_count), [1.0] * len(weighted))
     return total.to(compute).float().div_(count.clamp_(min=1.0))
 
 

@@ -171,21 +171,20 @@ class _Search:
             self._count_bits(magnitude)
 
     def _collect(self, magnitude: Tensor) -> None:
-        above_low = magnitude > self._low
-        if self._high == float("inf"):
-            inside, above = magnitude[above_low], 0
-        else:
-            not_above = magnitude <= self._high
-            inside = magnitude[above_low & not_above]
-            above = len(magnitude) - int(not_above.count_nonzero())
+        import torch
+
+        # On the CPU numpy compares and picks several times faster than torch.
+        values = magnitude.numpy() if magnitude.device.type == "cpu" and magnitude.element_size() == 4 else magnitude
+        beyond = values > self._high
+        inside = values[(values > self._low) & ~beyond]
         with self._lock:
-            self._above += above
+            self._above += int(beyond.sum())
             self._collected += len(inside)
             self._overflow |= self._collected > self.CAP
             if self._overflow:
                 self._inside.clear()
             else:
-                self._inside.append(inside.clone())
+                self._inside.append(torch.as_tensor(inside))
 
     def _count_bits(self, magnitude: Tensor) -> None:
         import torch
@@ -237,5 +236,5 @@ def _kth_largest(values: Tensor, rank: int) -> float:
     """The rank-th largest of a 1-D tensor; numpy's introselect is several times faster than torch's on a CPU."""
     import numpy as np
 
-    array = values.cpu().numpy()
+    array = values.float().cpu().numpy()  # numpy has no bf16
     return float(np.partition(array, len(array) - rank)[len(array) - rank])

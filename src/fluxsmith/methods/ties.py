@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fluxsmith.methods.base import Delta, Measured, PerInput, Weight, merge_method
-from fluxsmith.methods.trimming import agreement, deltas, elected_sign, magnitude_thresholds, trim
+from fluxsmith.methods.trimming import deltas, disjoint_sum, elected_sign, magnitude_thresholds, trim
 
 __all__ = ["disjoint_average", "ties"]
 
@@ -15,13 +15,12 @@ def disjoint_average(trimmed: Sequence[Delta], weights: Sequence[float], by_coun
     Without `normalize` the sum is not divided. Where no model agrees the result is zero.
     """
     weighted = [delta * weight for delta, weight in zip(trimmed, weights, strict=True)]
-    plus = elected_sign(weighted, by_count)
-    total, divisor = weighted[0] * 0.0, weighted[0] * 0.0
-    for delta, weight in zip(weighted, weights, strict=True):
-        agrees = agreement(delta, plus).to(delta.dtype)
-        total.addcmul_(delta, agrees)
-        divisor.add_(agrees, alpha=weight)
-    return total.div_(divisor.masked_fill_(divisor == 0, 1.0)) if normalize else total
+    total, divisor = disjoint_sum(weighted, elected_sign(weighted, by_count), weights)
+    if not normalize:
+        return total
+    if min(weights) > 0:
+        return total.div_(divisor.clamp_(min=min(weights)))  # where no model agrees 0 is divided, by anything
+    return total.div_(divisor.masked_fill_(divisor == 0, 1.0))
 
 
 @merge_method(

@@ -6,12 +6,10 @@ Notation of TIES (Yadav et al. 2023): d_i = m_i - base; a trimmed delta is zero 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 from fluxsmith.methods.base import Delta, Masks, Weight
 from fluxsmith.methods.statistics import kth_magnitude
 
-__all__ = ["agreement", "deltas", "drop_random", "elected_sign", "magnitude_thresholds", "trim"]
+__all__ = ["deltas", "disjoint_sum", "drop_random", "elected_sign", "magnitude_thresholds", "trim"]
 
 
 def deltas(base: Weight, *models: Weight) -> list[Delta]:
@@ -38,7 +36,15 @@ def magnitude_thresholds(share: str = "density", at_least_one: bool = True) -> k
 
 def trim(delta: Delta, threshold: float) -> Delta:
     """The delta where its magnitude reaches the threshold, zero elsewhere; ties are kept."""
-    return delta * (delta.abs() >= threshold)
+    import torch
+
+    if threshold <= 0:
+        return delta
+    if delta.dtype != torch.float32:
+        return delta * (delta.abs() >= threshold)
+    # In float32 hardshrink takes one pass; it keeps what is strictly larger, so it is given the number just below.
+    below = torch.nextafter(torch.tensor(threshold, dtype=torch.float32), torch.tensor(0.0))
+    return torch.nn.functional.hardshrink(delta, float(below))
 
 
 def drop_random(delta: Delta, masks: Masks, index: int, density: float, rescale: bool = True) -> Delta:
@@ -52,19 +58,27 @@ def drop_random(delta: Delta, masks: Masks, index: int, density: float, rescale:
     return kept.div_(density) if rescale and density < 1 else kept
 
 
-def elected_sign(weighted: Sequence[Delta], by_count: bool) -> Any:
-    """True where the elected sign is plus: the sign of the sum of deltas, or of the sum of their signs; 0 gives plus."""
-    if by_count:
-        total = weighted[0].sign()
-        for delta in weighted[1:]:
-            total = total.add_(delta.sign())
-    else:
-        total = weighted[0].clone()
-        for delta in weighted[1:]:
-            total = total.add_(delta)
-    return total >= 0
+def elected_sign(weighted: Sequence[Delta], by_count: bool) -> Delta:
+    """+1 or -1 per element: the sign of the sum of deltas, or of the sum of their signs; 0 gives +1."""
+    import torch
+
+    total = weighted[0].sign() if by_count else weighted[0].clone()
+    for delta in weighted[1:]:
+        total.add_(delta.sign() if by_count else delta)
+    one = torch.ones((), dtype=total.dtype, device=total.device)
+    return torch.copysign(one, total.add_(0.0))  # adding 0 makes -0 to +0
 
 
-def agreement(delta: Delta, plus: Any) -> Any:
-    """True where a delta is not zero and has the elected sign."""
-    return ((delta > 0) & plus) | ((delta < 0) & ~plus)
+def disjoint_sum(weighted: Sequence[Delta], sign: Delta, shares: Sequence[float]) -> tuple[Delta, Delta]:
+    """Per element: the sum of the deltas that have the elected sign, and the sum of the shares of their models.
+
+    With s = +-1, relu(s d) is the magnitude of a delta that agrees and 0 for the others; multiplying by s is exact.
+    """
+    total, share = None, None
+    for delta, weight in zip(weighted, shares, strict=True):
+        agreeing = (delta * sign).relu_()
+        voters = agreeing.sign().mul_(weight)
+        total = agreeing if total is None else total.add_(agreeing)
+        share = voters if share is None else share.add_(voters)
+    assert total is not None and share is not None
+    return total.mul_(sign), share
