@@ -1,9 +1,9 @@
 """What every test has: a cache folder of its own, and tiny checkpoints made once per session."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+
 from support.tiny_flux import TinyCheckpoints, save_all
 
 

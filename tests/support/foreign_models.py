@@ -63,19 +63,38 @@ def _lora(stem: str, down: str, up: str) -> "dict[str, Tensor]":
     return _zeros(**{f"{name}.{down}.weight": (4, 48) for name in names}, **{f"{name}.{up}.weight": (48, 4) for name in names})
 
 
+def _redux() -> "dict[str, Tensor]":
+    return _zeros(**{"redux_up.weight": (96, 16), "redux_up.bias": (96,), "redux_down.weight": (32, 96), "redux_down.bias": (32,)})
+
+
+def _ip_adapter() -> "dict[str, Tensor]":
+    processor = "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight"
+    return _zeros(**{"ip_adapter_proj_model.proj.weight": (32, 16), processor: (48, 32)})
+
+
+def _lokr() -> "dict[str, Tensor]":
+    stem = "lycoris_transformer_blocks_0_attn_to_q"
+    return _zeros(**{f"{stem}.lokr_w1": (4, 4), f"{stem}.lokr_w2": (12, 12)})
+
+
+def _sdxl() -> "dict[str, Tensor]":
+    text = "conditioner.embedders.0.transformer.text_model.final_layer_norm.weight"
+    return _zeros(**{text: (8,), "model.diffusion_model.label_emb.0.0.weight": (8, 8)})
+
+
 FOREIGN_MODELS: dict[str, "Callable[[], dict[str, Tensor]]"] = {
     "chroma": _chroma,
     "flux2": _flux2,
     "flux2-bfl": _flux2_bfl,
     "controlnet": _controlnet,
     "vae": _vae,
-    "redux": lambda: _zeros(**{"redux_up.weight": (96, 16), "redux_up.bias": (96,), "redux_down.weight": (32, 96), "redux_down.bias": (32,)}),
-    "ip-adapter": lambda: _zeros(**{"ip_adapter_proj_model.proj.weight": (32, 16), "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight": (48, 32)}),
+    "redux": _redux,
+    "ip-adapter": _ip_adapter,
     "lora-diffusers": lambda: _lora("transformer.single_transformer_blocks.{}.attn.to_q", "lora_A", "lora_B"),
     "lora-kohya": lambda: _lora("lora_unet_double_blocks_{}_img_attn_qkv", "lora_down", "lora_up"),
-    "lokr": lambda: _zeros(**{"lycoris_transformer_blocks_0_attn_to_q.lokr_w1": (4, 4), "lycoris_transformer_blocks_0_attn_to_q.lokr_w2": (12, 12)}),
-    "sdxl": lambda: _zeros(**{"conditioner.embedders.0.transformer.text_model.final_layer_norm.weight": (8,), "model.diffusion_model.label_emb.0.0.weight": (8, 8)}),
-}  # fmt: skip
+    "lokr": _lokr,
+    "sdxl": _sdxl,
+}
 
 
 def save_foreign(kind: str, file: Path) -> Path:

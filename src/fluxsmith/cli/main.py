@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from fluxsmith.errors import FluxsmithError
+from fluxsmith.errors import FluxsmithError, UsageError
 from fluxsmith.version import VERSION
 
 __all__ = ["COMMANDS", "cli", "main"]
@@ -74,8 +74,11 @@ def main(argv: list[str] | None = None) -> None:
         cli.main(args=args, prog_name="fluxsmith", standalone_mode=False)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        _show(_usage_error(error), as_json="--json" in args)
         sys.exit(2)
     except FluxsmithError as error:
         _show(error, as_json="--json" in args)
@@ -87,6 +90,13 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(141)
     except Exception as error:
         sys.exit(_report_bug(error))
+
+
+def _usage_error(error: click.ClickException) -> UsageError:
+    """What click objects to, in our own shape."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "fluxsmith"
+    return UsageError("usage.arguments", error.format_message().rstrip("."), fix=f"{command} --help")
 
 
 def _show(error: FluxsmithError, *, as_json: bool) -> None:

@@ -25,11 +25,12 @@ PRECISIONS = ["float", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"]
 
 
 class FlagParser(argparse.ArgumentParser):
-    """argparse with this program's errors; `texts` name the command, what it does and how it is used."""
+    """argparse with this program's errors; `own` takes the flags that MergeFlux lacks."""
 
     def __init__(self, name: str, summary: str, examples: str) -> None:
         form = argparse.RawDescriptionHelpFormatter
         super().__init__(f"fluxsmith {name}", description=summary, epilog=f"examples:\n{examples}", formatter_class=form)
+        self.own = self.add_argument_group("not in MergeFlux")
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError in place of printing and leaving."""
@@ -69,7 +70,7 @@ def add_common_flags(parser: FlagParser) -> None:
     add("--saving_precision", choices=PRECISIONS, default="bf16", help="type of the output (default: bf16)")
     add("--save-metadata", action="store_true", help="write MergeFlux's metadata too (fluxsmith's are always written)")
     add("-v", "--verbose", action="store_true", help="also show the numbers that are used")
-    more = parser.add_argument_group("not in MergeFlux").add_argument
+    more = parser.own.add_argument
     more("--force", action="store_true", help="replace an existing output")
     more("--resume", action="store_true", help="go on with an interrupted run")
     more("--threads", type=int, metavar="N", help="threads (default: one per core, at most 16)")

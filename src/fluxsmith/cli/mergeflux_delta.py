@@ -34,8 +34,9 @@ def _parser() -> FlagParser:
     add("--base_model", required=True, metavar="FILE", help="the checkpoint that the models were tuned from")
     add("--models", nargs="+", required=True, metavar="FILE", help="the checkpoints to merge into it")
     add("--output", required=True, metavar="FILE", help="the merged checkpoint")
-    add("--prune_method", choices=["none", "magnitude", "random"], default="magnitude", help="how deltas are pruned (default: %(default)s)")
-    add("--merge_method", choices=["sum", "mean", "disjoint_merge"], default="disjoint_merge", help="how deltas are combined (default: %(default)s)")
+    prunings, combinations = ["none", "magnitude", "random"], ["sum", "mean", "disjoint_merge"]
+    add("--prune_method", choices=prunings, default="magnitude", help="how deltas are pruned (default: %(default)s)")
+    add("--merge_method", choices=combinations, default="disjoint_merge", help="how they are combined (default: %(default)s)")
     add("--density", type=float, default=0.5, metavar="D", help="share that magnitude or random pruning keeps (default: %(default)s)")
     add("--task_weights", nargs="+", type=float, metavar="W", help="one weight per model (default: 1.0 each)")
     add(
@@ -43,7 +44,7 @@ def _parser() -> FlagParser:
         help="the sign that disjoint_merge elects: of the sum of deltas, or of the sum of their signs (default: total)",
     )  # fmt: skip
     add_common_flags(parser)
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="not in MergeFlux: seed of random pruning (default: 0)")
+    parser.own.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random pruning (default: 0)")
     return parser
 
 

@@ -77,13 +77,16 @@ class Execution(Streaming):
             return
         inputs = space.evaluate(job, task.start, task.stop, state.measured, step.inputs)
         if not self._settings.allow_nonfinite:
-            for index, tile in zip(step.inputs, inputs, strict=True):
-                _check_finite(tile, job, task.start, f"input {index}", job.program[index])
+            for tile in inputs:
+                if not bool(tile.sum().isfinite()):
+                    self._check_loads(space, task)
+                    _check_finite(tile, job, task.start, f"what {step.method} is given", None)
         measurement.visit(task.number, inputs)
 
     def _write(self, space: Workspace, task: Task) -> None:
         job = task.state.job
         plain = len(job.program) == 1 and job.action == "copied"
+        space = space.exact() if job.action == "converted" else space
         out = self._copy(space, task) if plain else self._compute(space, task)
         self._compare(space, task, out)
         data = as_bytes(out)
@@ -124,11 +127,16 @@ class Execution(Streaming):
         careful = any(isinstance(s, Apply) and not find_method(s.method).propagates for s in job.program)
         if not careful and bool(result.sum().isfinite()):
             return
+        self._check_loads(space, task)
+        _check_finite(result, job, task.start, "the result", None)
+
+    def _check_loads(self, space: Workspace, task: Task) -> None:
+        """Stop at a value of an input that is not finite."""
+        job = task.state.job
         for i, step in enumerate(job.program):
             if isinstance(step, Load) and step.view.count == job.count:
                 tile = space.load(("check", i), step.view, task.start, task.stop)
                 _check_finite(tile, job, task.start, step.model, step)
-        _check_finite(result, job, task.start, "the result", None)
 
     def _saturate(self, result: Tensor, limit: float, job: Job) -> Tensor:
         """Values beyond the output type's largest become that value and are counted."""
@@ -179,10 +187,13 @@ def _check_finite(tile: Tensor, job: Job, start: int, who: str, step: object) ->
     bad = (~tile.isfinite()).nonzero().flatten()
     if len(bad) == 0:
         return
-    reference = step.model if isinstance(step, Load) else who
+    first = start + int(bad[0])
+    facts = {"key": job.tensor}
+    if isinstance(step, Load):
+        who, facts = step.model, {"file": next(step.view.cut(first, first + 1)).file, **facts}
     raise IncompatibleError(
         "values.not-finite",
-        f"{reference} has {len(bad)} values that are not finite in `{job.tensor}`",
-        facts={"key": job.tensor, "first": f"element {job.origin + start + int(bad[0])}: {float(tile[bad[0]])}"},
+        f"{who} has {len(bad)} {'value that is' if len(bad) == 1 else 'values that are'} not finite in `{job.tensor}`",
+        facts={**facts, "first": f"element {job.origin + first}: {float(tile[bad[0]])}"},
         fix="--allow-nonfinite merges them as they are",
     )

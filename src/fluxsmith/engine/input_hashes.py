@@ -3,8 +3,10 @@
 import threading
 from collections.abc import Sequence
 
+from fluxsmith.errors import FileError
 from fluxsmith.io.checkpoint import WeightFile
 from fluxsmith.io.hashing import HashMemory, content_hash
+from fluxsmith.io.sniff import reading
 
 __all__ = ["InputHashes"]
 
@@ -23,22 +25,23 @@ class InputHashes:
             else:
                 self._unknown.append(file)
         self._end = threading.Event()
-        self._error: OSError | None = None
+        self._error: FileError | None = None
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         try:
             for file in self._unknown:
-                value = content_hash(file.path, self._end.is_set)
+                with reading(file.path):
+                    value = content_hash(file.path, self._end.is_set)
                 if value is not None:
                     self._found[file.path] = value
                     self._memory.keep(file, value)
-        except OSError as error:
+        except FileError as error:
             self._error = error
 
     def wait(self) -> dict[str, str]:
-        """All hashes by path."""
+        """All hashes by path; raises FileError where a file could not be read."""
         self._thread.join()
         if self._error is not None:
             raise self._error

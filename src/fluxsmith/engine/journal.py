@@ -46,7 +46,9 @@ class Journal:
 
     def start(self, done: set[int]) -> None:
         """Begin the journal anew, with what is already done."""
-        self._path.write_text(json.dumps({"plan": self._digest}) + "\n" + json.dumps(sorted(done)) + "\n")
+        fresh = self._path.with_name("journal.new")
+        fresh.write_text(json.dumps({"plan": self._digest}) + "\n" + json.dumps(sorted(done)) + "\n")
+        os.replace(fresh, self._path)  # at no moment is there half a journal
         self._thread.start()
 
     def note(self, job: int) -> None:
@@ -55,9 +57,11 @@ class Journal:
             self._fresh.append(job)
 
     def close(self) -> None:
-        """Sync and note everything."""
+        """Sync and note everything; raises what an earlier sync met, as the system tells of it only once."""
         self._end.set()
         self._thread.join()
+        if self.error is not None:
+            raise self.error
         self._flush()
 
     def abort(self) -> None:
@@ -69,7 +73,7 @@ class Journal:
         while not self._end.wait(self.INTERVAL):
             try:
                 self._flush()
-            except OSError as error:
+            except Exception as error:
                 self.error = error
                 return
 

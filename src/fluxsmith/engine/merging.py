@@ -13,13 +13,13 @@ from fluxsmith.engine.execution import Execution, Outcome, Settings
 from fluxsmith.engine.input_hashes import InputHashes
 from fluxsmith.engine.journal import Journal
 from fluxsmith.engine.lineage import fill_hashes
-from fluxsmith.engine.plan import Job, Plan
+from fluxsmith.engine.plan import Input, Job, Plan
 from fluxsmith.engine.planning import make_plan
 from fluxsmith.errors import IncompatibleError, Interrupted, ResourceError, UsageError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.hashing import sha256_of_tensors
 from fluxsmith.io.references import open_reference
-from fluxsmith.io.writer import FileSink
+from fluxsmith.io.writer import FileSink, disk_error, held_bytes
 from fluxsmith.recipes.recipe import Recipe
 
 __all__ = ["Merged", "Observer", "merge", "opener"]
@@ -102,8 +102,7 @@ def run_plan(
     plan: Plan, output: Path, settings: Settings, resume: bool, sha256: bool, observer: Observer
 ) -> Merged:
     """Run a plan into its target."""
-    sink = FileSink(output, plan.files, folder=plan.folder, resume=resume)
-    done = _finished_before(sink, plan, resume)
+    sink, done = _open_sink(plan, output, resume)
     journal = Journal(sink.journal, plan.digest(), sink)
     execution = Execution(plan, sink, settings, skip=done, on_job=journal.note, on_bytes=observer.advanced)
     hashes = InputHashes([file for i in plan.inputs for file in i.files])
@@ -125,12 +124,15 @@ def run_plan(
             journal.close()
         sink.keep()
         raise
-    except BaseException:
+    except BaseException as error:
         hashes.cancel()
         if started:
             journal.abort()
-        sink.abandon()
-        raise
+        if done:
+            sink.release()  # the earlier run's work is not this one's to throw away
+        else:
+            sink.abandon()
+        raise disk_error(error, output) if isinstance(error, OSError) else error from None
     digest = None
     if sha256:
         digest = _record_sha256(plan, output)
@@ -148,12 +150,13 @@ def check_target(plan: Plan, output: Path, force: bool) -> None:
                     facts={"input": file.path},
                     fix="write to another path with -o",
                 )
-    if output.exists() and not (output.is_dir() and plan.folder and not any(output.iterdir())):
+        _check_outside(i, output)
+    if os.path.lexists(output) and not (output.is_dir() and plan.folder and not any(output.iterdir())):
         if not force:
             raise UsageError("output.exists", f"{output} exists", fix="--force replaces it, or give another path with -o")
         _check_replaceable(output, plan.folder)
     parent = _existing_parent(output)
-    free = shutil.disk_usage(parent).free
+    free = shutil.disk_usage(parent).free + held_bytes(output)
     if free < plan.needs.disk:
         raise ResourceError(
             "plan.not-enough-disk",
@@ -177,6 +180,20 @@ def _check_replaceable(output: Path, folder: bool) -> None:
         )
 
 
+def _check_outside(i: Input, output: Path) -> None:
+    """Refuse a target inside of a folder that is an input: the next reader would take it for a part of that one."""
+    if not i.files or i.files[0].remote is not None or not Path(i.reference).expanduser().is_dir():
+        return
+    folder = Path(os.path.realpath(Path(i.files[0].path).parent))
+    if folder in Path(os.path.realpath(output)).parents:
+        raise IncompatibleError(
+            "output.inside-input",
+            f"the output {output} lies in the folder of the input `{i.name}`",
+            facts={"input": folder},
+            fix="write to another path with -o",
+        )
+
+
 def _same(output: Path, path: Path, folder: bool) -> bool:
     if folder:
         return output.exists() and os.path.realpath(path.parent) == os.path.realpath(output)
@@ -190,12 +207,18 @@ def _existing_parent(path: Path) -> Path:
     return parent
 
 
-def _finished_before(sink: FileSink, plan: Plan, resume: bool) -> set[int]:
-    if not resume:
-        return set()
+def _open_sink(plan: Plan, output: Path, resume: bool) -> tuple[FileSink, set[int]]:
+    """The place to write to, and the jobs that are done there already."""
+    sink = FileSink(output, plan.files, folder=plan.folder)
+    done = _finished_before(sink, plan) if resume else set[int]()
+    return sink, done if sink.open(keep=bool(done)) else set[int]()
+
+
+def _finished_before(sink: FileSink, plan: Plan) -> set[int]:
+    """The jobs that an interrupted run has done; raises IncompatibleError where it was one of another plan."""
     done = Journal.finished(sink.journal, plan.digest())
     if done is None and sink.journal.exists():
-        sink.keep()
+        sink.release()
         raise IncompatibleError(
             "output.other-run",
             f"what is kept beside {sink.target} belongs to another recipe or to inputs that have changed",
@@ -216,7 +239,7 @@ def _check_unchanged(plan: Plan) -> None:
     from fluxsmith.io.checkpoint import local_file
 
     for file in (file for i in plan.inputs for file in i.files):
-        if local_file(Path(file.path)).stamp != file.stamp:
+        if not os.path.exists(file.path) or local_file(Path(file.path)).stamp != file.stamp:
             raise IncompatibleError("input.changed", f"{file.path} changed while it was read", fix="run the merge again")
 
 

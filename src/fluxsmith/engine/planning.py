@@ -16,7 +16,7 @@ from fluxsmith.io.dtypes import DTYPES, promote
 from fluxsmith.io.shards import OutputFile, place
 from fluxsmith.io.writer import index_json
 from fluxsmith.layouts import TABLES, Bound, Canonical, table_of
-from fluxsmith.layouts.detection import open_model
+from fluxsmith.layouts.detection import open_model, refuse_quantised
 from fluxsmith.layouts.emission import OutputTensor, emit
 from fluxsmith.layouts.structural import bind_structural
 from fluxsmith.recipes.expressions import Expression, Model
@@ -46,6 +46,7 @@ def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = 
 def _bind(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
     checkpoint = open_checkpoint(model.reference)
     if recipe.structural:
+        refuse_quantised(checkpoint)
         return bind_structural(checkpoint, strip=recipe.strip)
     bound = open_model(checkpoint, TABLES)
     if bound.extras and not model.components:
@@ -71,6 +72,7 @@ def _check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
                 "model.mixed-families",
                 f"{names[0]} is {first.family}, {name} is {other.family}: they have no weights in common",
                 facts={names[0]: first.checkpoint.reference, name: other.checkpoint.reference},
+                fix="merge checkpoints of one family",
             )
         _check_dims(names[0], first, name, other)
     with_guidance = [bound for bound in bounds.values() if bound.dims.get("guidance")]
@@ -190,17 +192,18 @@ class _Planner:
     def _check_selectors(self, used: set[str]) -> None:
         from fluxsmith.recipes.expressions import Call, walk
 
-        wanted = [rule.selector.text for rule in self.recipe.rules]
+        wanted = [rule.selector for rule in self.recipe.rules]
         for root in (self.recipe.root, *(rule.expression for rule in self.recipe.rules)):
             for node in walk(root):
                 if isinstance(node, Call):
                     values = [v for o in node.options.values() for v in (o if isinstance(o, tuple) else (o,))]
-                    wanted += [s.text for value in values if isinstance(value, Schedule) for s, _ in value.entries]
-        unmatched = [text for text in wanted if text not in used]
+                    wanted += [s for value in values if isinstance(value, Schedule) for s, _ in value.entries]
+        unmatched = [selector for selector in wanted if selector.text not in used]
         if unmatched:
             raise RecipeError(
                 "recipe.selector-without-match",
-                f"`{unmatched[0]}` matches no tensor of this {self.pattern.family} model",
+                f"`{unmatched[0].text}` matches no tensor of this {self.pattern.family} model",
+                at=unmatched[0].at,
                 facts={"blocks": ", ".join(f"{k}.0-{self.pattern.dims[k] - 1}" for k in ("double", "single") if self.pattern.dims.get(k))},
                 fix="fluxsmith inspect FILE --keys '*' shows the names",
             )
@@ -214,7 +217,8 @@ class _Planner:
         found: list[Input] = []
         for name, bound in self.bounds.items():
             if not used[name]:
-                raise RecipeError("recipe.no-contribution", f"`{name}` contributes nothing to the result", fix="leave it out")
+                at = next(model.at for model in self.recipe.models() if model.name == name)
+                raise RecipeError("recipe.no-contribution", f"`{name}` contributes nothing to the result", at=at, fix="leave it out")
             counts: dict[str, int] = {}
             for key in bound.views:
                 outcome = used[name].get(key) or self._why_unused(name, key)
@@ -290,7 +294,10 @@ class _Planner:
 
 def _shape_error(key: str, one: str, a: Canonical, two: str, b: Canonical) -> IncompatibleError:
     return IncompatibleError(
-        "model.wrong-shape", f"`{key}` has different shapes", facts={"key": key, one: list(a.shape), two: list(b.shape)}
+        "model.wrong-shape",
+        f"`{key}` has different shapes",
+        facts={"key": key, one: list(a.shape), two: list(b.shape)},
+        fix="merge checkpoints of one kind and size",
     )
 
 
@@ -311,6 +318,7 @@ def _unify_dtypes(jobs: Sequence[Job], wanted: str | None) -> tuple[list[Job], d
     """The output type of every tensor: what is asked for, or the smallest that holds all that it is made of.
 
     Integer tensors cannot be averaged; they are copied from the first input that has them.
+    Raises IncompatibleError where one input has integers and another has not, or has wider ones.
     """
     types: dict[str, set[str]] = {}
     for job in jobs:
@@ -318,6 +326,13 @@ def _unify_dtypes(jobs: Sequence[Job], wanted: str | None) -> tuple[list[Job], d
     chosen: dict[str, str] = {}
     for name, found in types.items():
         floats = {d for d in found if DTYPES[d].is_float}
+        if floats != found and len(found) > 1:
+            raise IncompatibleError(
+                "model.wrong-dtype",
+                f"`{name}` has types that cannot be merged: {', '.join(sorted(found))}",
+                facts={"key": name, **{load.model: ", ".join(sorted(load.view.dtypes)) for job in jobs if job.tensor == name for load in job.loads}},
+                fix="merge checkpoints of one kind; a rule `take` copies the tensor from one of them",
+            )
         chosen[name] = next(iter(sorted(found))) if floats != found else wanted or promote(floats or {"BF16"})
     done: list[Job] = []
     for job in jobs:

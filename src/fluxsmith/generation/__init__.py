@@ -1,1 +1,5 @@
-"""One sampler for all models."""
+"""From transformers to images.
+
+euler.py         flow-matching Euler sampler for any stock FLUX transformer: masks, per-image seeds, guidance, CFG
+pocket_eval.py   sample and score a pocket checkpoint on all skills; `python -m fluxsmith.generation.pocket_eval`
+"""

@@ -7,11 +7,13 @@ Every image has its own seed, and its noise is drawn on the CPU, so a seed gives
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fluxsmith.errors import UsageError
 from fluxsmith.pocket.forward import Conditioning, velocity
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def sample(
     times = time_steps(steps, shift)
     rows = len(conditioning.mask)
     scale = None if guidance is None else torch.full((rows,), guidance, device=device)
-    for now, following in zip(times[:-1], times[1:], strict=True):
+    for now, following in pairwise(times):
         doubled = torch.cat([latents, latents]) if paired else latents
         v = velocity(transformer, doubled.to(dtype), now.to(device).expand(rows), conditioning, grid, scale).float()
         if paired:
@@ -83,10 +85,15 @@ def _check(
 ) -> None:
     if len(seeds) != len(positive.mask):
         raise ValueError(f"{len(seeds)} seeds for {len(positive.mask)} conditionings; give one seed for each image")
-    if transformer.config.guidance_embeds != (guidance is not None):
-        wants = "embeds guidance: pass guidance=" if guidance is None else "embeds no guidance: leave guidance=None"
-        raise ValueError(f"this transformer {wants}")
-    if cfg != 1.0 and negative is None:
-        raise ValueError(f"cfg={cfg} needs a negative conditioning; encode '' for the unconditional one")
     if negative is not None and len(negative.mask) != len(seeds):
         raise ValueError(f"{len(negative.mask)} negative conditionings for {len(seeds)} seeds")
+    if transformer.config.guidance_embeds and guidance is None:
+        raise UsageError(
+            "generate.guidance-missing", "this transformer embeds guidance and needs a value", fix="give a guidance, such as 3.5"
+        )
+    if guidance is not None and not transformer.config.guidance_embeds:
+        raise UsageError("generate.guidance-unused", "this transformer embeds no guidance", fix="leave guidance out; use cfg instead")
+    if cfg != 1.0 and negative is None:
+        raise UsageError(
+            "generate.negative-missing", f"cfg {cfg:g} needs a negative prompt", fix='give one; "" is the unconditional prompt'
+        )

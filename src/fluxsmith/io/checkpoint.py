@@ -117,7 +117,9 @@ def open_checkpoint(path: Path, reference: str | None = None, *, allow_pickle: b
 
 def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     if path.is_dir():
-        root = path / "transformer" if (path / "model_index.json").exists() else path
+        inside = path / "transformer"
+        pipeline = (path / "model_index.json").exists() or (inside.is_dir() and not any(path.glob("*.safetensors*")))
+        root = inside if pipeline else path
         if not root.is_dir():
             fix = "download its transformer folder"
             raise FileError("file.not-found", f"{path} is a pipeline without a transformer folder", facts={"folder": path}, fix=fix)

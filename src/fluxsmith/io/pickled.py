@@ -4,6 +4,7 @@ torch.load under FakeTensorMode with weights_only=True resolves names, shapes an
 inside the (uncompressed) zip, so a .ckpt becomes the same views as a safetensors file.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,7 @@ def open_pickle(path: Path, reference: str) -> Checkpoint:
 
     try:
         # opened here: torch.load takes a path that ends in .safetensors for what it says
-        with FakeTensorMode(), path.open("rb") as stream:
+        with warnings.catch_warnings(action="ignore"), FakeTensorMode(), path.open("rb") as stream:
             data = torch.load(stream, weights_only=True)
     except Exception as error:
         raise _unsafe(f"{path.name} cannot be read as plain tensors", {"file": path, "cause": _cause(error)}) from None

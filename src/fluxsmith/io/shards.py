@@ -77,7 +77,7 @@ def parse_size(text: str) -> int:
     unit = text.strip()[len(number) :].strip().upper()
     try:
         size = int(float(number) * units[unit])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise UsageError("usage.size", f"`{text}` is not a size", fix="write it like 10GB or 500MB") from None
     if size <= 0:
         raise UsageError("usage.size", f"`{text}` is not a size above zero", fix="write it like 10GB or 500MB")

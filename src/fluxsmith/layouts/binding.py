@@ -1,16 +1,19 @@
 """A checkpoint seen through a layout: every canonical tensor as a view of the file's bytes."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.views import View
 from fluxsmith.layouts.table import Canonical, Dims, Row, Table
 
-__all__ = ["Bound", "bind", "solve_dims"]
+__all__ = ["PREFIXES", "Bound", "bind", "solve_dims"]
 
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.", "ema.", "")
 SHOWN = 10
 
 
@@ -41,7 +44,9 @@ def bind(checkpoint: Checkpoint, table: Table, layout: str, prefix: str) -> Boun
     dims = solve_dims(table, layout, {name: view.shape for name, view in stored.items()}, checkpoint.reference)
     spec = {tensor.name: tensor for tensor in table.expand(dims)}
     expected = _expected_shapes(spec.values(), layout)
+    _check_prefix(checkpoint, prefix, expected, stored)
     _check_keys(checkpoint, table.family, layout, expected, stored)
+    _check_dtypes(checkpoint, stored)
     views = {name: _assemble(tensor, layout, stored) for name, tensor in spec.items()}
     extras = tuple(key for key in checkpoint.tensors if not key.startswith(prefix))
     return Bound(checkpoint, table.family, layout, prefix, dims, spec, views, extras)
@@ -58,7 +63,10 @@ def _strip(checkpoint: Checkpoint, table: Table, layout: str, prefix: str) -> di
                 name = name.removesuffix(alias) + canonical if name.endswith(alias) else name
         if name in stored:
             raise IncompatibleError(
-                "model.duplicate-key", f"two keys of {checkpoint.reference} mean `{name}`", facts={"key": key}
+                "model.duplicate-key",
+                f"two keys of {checkpoint.reference} mean `{name}`",
+                facts={"file": checkpoint.reference, "key": key},
+                fix="leave one of them out",
             )
         stored[name] = view
     return stored
@@ -67,7 +75,8 @@ def _strip(checkpoint: Checkpoint, table: Table, layout: str, prefix: str) -> di
 def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], reference: str) -> Dims:
     """Depths, flags and widths from the names and shapes found in a file.
 
-    Each width is taken where a table row has it as its only unknown; contradictions are found by the shape check.
+    Each width is what most of the table rows say that have it as their only unknown, so that one wrong tensor is not
+    believed; it is then found by the shape check.
     """
     dims: dict[str, int] = {symbol: _depth(stems[layout], shapes, reference) for symbol, stems in table.depth_stems.items()}
     for flag in table.flags:
@@ -75,12 +84,14 @@ def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
         dims[flag] = int(any(f"{name}.weight" in shapes for name in optional))
     equations = list(_equations(table, layout, shapes))
     for _ in range(3):
+        votes: dict[str, Counter[int]] = {}
         for symbols, value in equations:
             unknown = {s for s in symbols if s not in dims}
             if len(unknown) == 1:
                 symbol = unknown.pop()
                 rest = value - sum(dims[s] for s in symbols if s != symbol)
-                dims[symbol] = max(rest // symbols.count(symbol), 0)
+                votes.setdefault(symbol, Counter())[max(rest // symbols.count(symbol), 0)] += 1
+        dims |= {symbol: counted.most_common(1)[0][0] for symbol, counted in votes.items()}
     for row in table.rows:
         for symbol in (*row.rows, *(row.cols or ())):
             dims.setdefault(symbol, 0)
@@ -132,6 +143,35 @@ def _expected_shapes(spec: Iterable[Canonical], layout: str) -> dict[str, tuple[
     return shapes
 
 
+def _check_prefix(
+    checkpoint: Checkpoint, prefix: str, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, View]
+) -> None:
+    """Tensors that seem to be missing may be there under another prefix."""
+    elsewhere = [p + name for name in expected if name not in stored for p in PREFIXES if p + name in checkpoint.tensors]
+    if elsewhere:
+        raise IncompatibleError(
+            "model.mixed-names",
+            f"{len(elsewhere)} of {len(expected)} tensors of {checkpoint.reference} have another prefix than the others",
+            facts={"file": checkpoint.reference, "key": _shown(elsewhere), "expected": f"`{prefix}` before every key"},
+            fix="use a file whose keys are all of one kind",
+        )
+
+
+def _check_dtypes(checkpoint: Checkpoint, stored: Mapping[str, View]) -> None:
+    """Weights are floats: numbers of other types mean nothing without what belongs to them."""
+    wrong = [name for name, view in stored.items() if not all(DTYPES[dtype].is_float for dtype in view.dtypes)]
+    if wrong:
+        raise IncompatibleError(
+            "model.wrong-dtype",
+            f"{len(wrong)} of {len(stored)} tensors of {checkpoint.reference} are stored in a type that weights do not have",
+            facts={
+                "file": checkpoint.reference, "key": _shown(wrong), "expected": "a float type",
+                "found": ", ".join(sorted(stored[wrong[0]].dtypes)),
+            },
+            fix="use the bf16 checkpoint that it was made from",
+        )  # fmt: skip
+
+
 def _check_keys(
     checkpoint: Checkpoint, family: str, layout: str, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, View]
 ) -> None:
@@ -148,6 +188,7 @@ def _check_keys(
                 **facts, "key": _shown(wrong), "expected": f"{list(expected[name])} for {name}",
                 "found": list(stored[name].shape),
             },
+            fix="use the complete, unchanged checkpoint",
         )  # fmt: skip
     if missing:
         raise IncompatibleError(
@@ -161,6 +202,7 @@ def _check_keys(
             "model.unknown-keys",
             f"{len(unknown)} keys of {checkpoint.reference} belong to no tensor of a {family} model",
             facts={**facts, "unknown": _shown(unknown)},
+            fix="use a file that holds the transformer alone; an adapter is merged as an adapter",
         )
 
 

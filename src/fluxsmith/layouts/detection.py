@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
-from fluxsmith.layouts.binding import Bound, bind
+from fluxsmith.layouts.binding import PREFIXES, Bound, bind
 from fluxsmith.layouts.structural import bind_structural
 from fluxsmith.layouts.table import Table
 
-__all__ = ["PREFIXES", "Candidate", "detect", "open_model"]
+__all__ = ["PREFIXES", "Candidate", "detect", "open_model", "refuse_quantised"]
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.", "ema.", "")
 ENOUGH = 0.5
 
 # What other files of this field are called, by keys that only they have. (name, pattern, what to do instead)
@@ -76,7 +75,7 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
 
     Raises IncompatibleError where the file is something that cannot be merged as a model, and says what it is.
     """
-    _refuse_quantised(checkpoint)
+    refuse_quantised(checkpoint)
     if force == "structural":
         return bind_structural(checkpoint)
     candidate = detect(checkpoint, tables)
@@ -87,7 +86,7 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
         raise IncompatibleError(
             "model.wrong-kind",
             f"{checkpoint.reference} is {foreign[0]}, not a model",
-            facts={"key": foreign[2]},
+            facts={"file": checkpoint.reference, "key": foreign[2]},
             fix=foreign[1],
         )
     return bind(checkpoint, candidate.table, candidate.layout, candidate.prefix)
@@ -118,14 +117,15 @@ def _foreign(checkpoint: Checkpoint) -> tuple[str, str, str] | None:
     return None
 
 
-def _refuse_quantised(checkpoint: Checkpoint) -> None:
+def refuse_quantised(checkpoint: Checkpoint) -> None:
+    """Raise IncompatibleError where numbers are stored that mean nothing without their scales."""
     for name, pattern in QUANTISED:
         keys = [key for key in checkpoint.tensors if re.search(pattern, key)]
         if keys:
             raise IncompatibleError(
                 "model.quantised",
                 f"{checkpoint.reference} is stored as {name}, which this version does not read",
-                facts={"key": keys[0], "found": f"{len(keys)} such keys"},
+                facts={"file": checkpoint.reference, "key": keys[0], "found": f"{len(keys)} such keys"},
                 fix="use the bf16 checkpoint that it was made from",
             )
 

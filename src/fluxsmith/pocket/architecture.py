@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from fluxsmith.pocket.streams import stream
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-__all__ = ["CONFIG", "add_guidance", "build"]
+__all__ = ["CONFIG", "build", "copy_of"]
 
 CONFIG = {
     "patch_size": 1,
@@ -28,7 +29,7 @@ CONFIG = {
     "axes_dims_rope": (4, 6, 6),
 }
 
-ZERO_MODULATION = ("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear", "proj_out")
+MODULATION = re.compile(r"(^|\.)norm\w*\.linear$")
 
 
 def build(seed: int) -> FluxTransformer2DModel:
@@ -39,15 +40,19 @@ def build(seed: int) -> FluxTransformer2DModel:
     return transformer
 
 
-def add_guidance(transformer: FluxTransformer2DModel, seed: int) -> FluxTransformer2DModel:
-    """A copy of `transformer` with a guidance embedder whose last layer is zero: at the start it computes the same."""
-    copy = _empty(guidance_embeds=True)
-    missing, unexpected = copy.load_state_dict(transformer.state_dict(), strict=False)
-    assert not unexpected and all("guidance_embedder" in name for name in missing), (missing, unexpected)
-    embedder = copy.time_text_embed.guidance_embedder
-    _initialise("guidance_embedder.linear_1", embedder.linear_1, seed)
-    nn.init.zeros_(embedder.linear_2.weight)
-    nn.init.zeros_(embedder.linear_2.bias)
+def copy_of(transformer: FluxTransformer2DModel, guidance_seed: int | None = None) -> FluxTransformer2DModel:
+    """A copy of `transformer`; with `guidance_seed` and no guidance embedder yet, one that has it.
+
+    The new embedder's last layer is zero, so at the start the copy computes the same whatever guidance it is told.
+    """
+    embeds = bool(transformer.config.guidance_embeds)
+    copy = _empty(guidance_embeds=embeds or guidance_seed is not None)
+    copy.load_state_dict(transformer.state_dict(), strict=guidance_seed is None)
+    if guidance_seed is not None and not embeds:
+        embedder = copy.time_text_embed.guidance_embedder
+        _initialise("guidance_embedder.linear_1", embedder.linear_1, guidance_seed)
+        nn.init.zeros_(embedder.linear_2.weight)
+        nn.init.zeros_(embedder.linear_2.bias)
     return copy
 
 
@@ -62,7 +67,7 @@ def _empty(guidance_embeds: bool) -> FluxTransformer2DModel:
 def _initialise(name: str, module: nn.Module, seed: int) -> None:
     """PyTorch's default linear initialisation, but modulation and the last projection are zero (AdaLN-Zero, Peebles & Xie 2023)."""
     if isinstance(module, nn.Linear):
-        zero = name == "proj_out" or name.endswith(ZERO_MODULATION[:-1])
+        zero = name == "proj_out" or MODULATION.search(name)
         bound = 0.0 if zero else 1 / math.sqrt(module.in_features)
         generator = stream(seed, f"init/{name}")
         nn.init.uniform_(module.weight, -bound, bound, generator=generator)

@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import torch
 
+from fluxsmith.errors import UsageError, did_you_mean
 from fluxsmith.pocket.digits import DIGIT_WORDS, STYLES
 from fluxsmith.pocket.forward import Conditioning
 from fluxsmith.pocket.streams import stream
 
-__all__ = ["CONTEXT_DIM", "FRAMES", "POOLED_DIM", "TOKENS", "VOCABULARY", "caption", "encode", "parse_caption"]
+__all__ = ["CONTEXT_DIM", "FRAMES", "POOLED_DIM", "TOKENS", "VOCABULARY", "caption", "encode"]
 
 CONTEXT_DIM = 32
 POOLED_DIM = 32
@@ -35,15 +36,6 @@ def caption(digit: int, styles: Sequence[str] = (), frame: str = "") -> str:
     return " ".join([*frame.split(), *styles, DIGIT_WORDS[digit]])
 
 
-def parse_caption(text: str) -> tuple[tuple[str, ...], int | None]:
-    """The style words and the digit that `text` asks for; (), None for ""."""
-    words = _words(text)
-    digits = [DIGIT_WORDS.index(word) for word in words if word in DIGIT_WORDS]
-    if len(digits) > 1:
-        raise ValueError(f"caption {text!r} names {len(digits)} digits; the pocket world draws one")
-    return tuple(word for word in words if word in STYLES), digits[0] if digits else None
-
-
 def encode(captions: Sequence[str]) -> Conditioning:
     """Encode N captions: prompt_embeds [N, 8, 32], pooled [N, 32], and a bool mask [N, 8], true where a token is real."""
     embeds = torch.stack([torch.stack([_vector("token", token) for token in _tokens(text)]) for text in captions])
@@ -56,14 +48,19 @@ def _words(text: str) -> list[str]:
     words = text.split()
     unknown = [word for word in words if word not in VOCABULARY]
     if unknown:
-        raise ValueError(f"caption {text!r} has unknown words {unknown}; the pocket world knows: {', '.join(VOCABULARY)}")
+        raise UsageError(
+            "pocket.unknown-word",
+            f"the pocket world does not know `{unknown[0]}`",
+            facts={"caption": text, "known": ", ".join(VOCABULARY)},
+            fix=did_you_mean(unknown[0], VOCABULARY),
+        )
     return words
 
 
 def _tokens(text: str) -> list[str]:
     tokens = [*_words(text), END]
     if len(tokens) > TOKENS:
-        raise ValueError(f"caption {text!r} has {len(tokens) - 1} words; the pocket world reads at most {TOKENS - 1}")
+        raise UsageError("pocket.long-caption", f"a pocket caption has at most {TOKENS - 1} words", facts={"caption": text})
     return tokens + [PAD] * (TOKENS - len(tokens))
 
 

@@ -7,13 +7,16 @@ An *image* here is a float32 array [N, 8, 8] in [0, 1], ink is 1. A *latent* is 
 [-1, 1], packed in 2x2 patches to [N, 16, 4], as the real pipelines pack their 16-channel latents to 64.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fluxsmith.errors import UsageError
 
 __all__ = ["DIGIT_WORDS", "GRID", "STYLES", "Split", "apply_styles", "load_split", "pack", "undo_styles", "unpack"]
 
@@ -54,15 +57,16 @@ class Split(NamedTuple):
 
 
 @lru_cache
-def load_split(part: str) -> Split:
-    """The `train` (1437 images) or `test` (360 images) part; the same on every machine."""
-    from sklearn.datasets import load_digits
+def load_split(part: Literal["train", "test"]) -> Split:
+    """The `train` (1437 images) or `test` (360 images) part, in an order fixed by hashes: the same on every machine."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UsageError("usage.missing-extra", f"{error.name} is not installed", fix="pip install 'fluxsmith[generate]'") from None
 
-    if part not in ("train", "test"):
-        raise ValueError(f"part {part!r} is not one of 'train', 'test'")
     data = load_digits()
-    order = np.random.Generator(np.random.PCG64(0)).permutation(len(data.target))
-    chosen = order[:TEST_IMAGES] if part == "test" else order[TEST_IMAGES:]
+    order = sorted(range(len(data.target)), key=lambda index: hashlib.sha256(f"split/{index}".encode()).digest())
+    chosen = {"test": order[:TEST_IMAGES], "train": order[TEST_IMAGES:]}[part]
     return Split((data.images[chosen] / 16.0).astype(np.float32), data.target[chosen])
 
 

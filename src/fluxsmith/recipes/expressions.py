@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from fluxsmith.errors import RecipeError, did_you_mean
+from fluxsmith.errors import Position, RecipeError, did_you_mean
 from fluxsmith.methods.base import build_nodes_with
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule
 
@@ -61,11 +61,12 @@ class Expression:
 
 @dataclass(frozen=True, eq=False)
 class Model(Expression):
-    """A checkpoint. `components` limits an all-in-one file to the named components."""
+    """A checkpoint. `components` limits an all-in-one file to the named components; `at` is where it was named."""
 
     reference: str
     name: str
     components: tuple[str, ...] = ()
+    at: Position | None = None
 
     @property
     def space(self) -> str:
@@ -186,7 +187,9 @@ def check_option(method: Method, key: str, value: Any, variadic: int) -> Any:
             hint=did_you_mean(key, list(method.options)),
         )
     if option.per_input:
-        values = tuple(value)
+        if not isinstance(value, (list, tuple)):
+            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a list of numbers, one per input, not `{value}`")
+        values = tuple(cast("Sequence[Any]", value))
         if len(values) != variadic:
             raise RecipeError(
                 "recipe.wrong-length", f"{method.name} needs {variadic} numbers for `{key}`, {len(values)} are given"

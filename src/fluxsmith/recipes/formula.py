@@ -19,25 +19,31 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
-def parse_formula(text: str, names: Mapping[str, Expression], file: str = "formula") -> Expression:
+def parse_formula(
+    text: str, names: Mapping[str, Expression], file: str = "formula", missing: str = "add -m {}=FILE"
+) -> Expression:
     """The expression that a formula means; `names` are the models and steps that it may use.
 
-    Raises RecipeError pointing at the place that cannot be meant.
+    `missing` is the advice where a name is none of them. Raises RecipeError pointing at the place that cannot be meant.
     """
+    text = text.strip()
+    whole = Position(file, 1, 1, text, max(len(text), 1))
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = ast.parse(text, mode="eval")
+        value = _Reader(text, names, file, missing).read(tree.body)
     except SyntaxError as error:
-        at = Position(file, 1, error.offset or 1, text.strip())
+        at = Position(file, 1, error.offset or 1, text)
         raise RecipeError("recipe.bad-formula", "the formula cannot be read", at=at, hint=error.msg) from None
-    value = _Reader(text.strip(), names, file).read(tree.body)
+    except (RecursionError, MemoryError):  # the parser's own stack is small, too
+        raise RecipeError("recipe.bad-formula", "the formula is nested too deeply", at=whole) from None
     if not isinstance(value, Expression):
-        raise RecipeError("recipe.bad-formula", f"`{text}` is a number, not a model")
+        raise RecipeError("recipe.bad-formula", f"`{text}` is a number, not a model", at=whole)
     return value
 
 
 class _Reader:
-    def __init__(self, text: str, names: Mapping[str, Expression], file: str) -> None:
-        self._text, self._names, self._file = text, names, file
+    def __init__(self, text: str, names: Mapping[str, Expression], file: str, missing: str) -> None:
+        self._text, self._names, self._file, self._missing = text, names, file, missing
 
     def read(self, node: ast.expr) -> Any:
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
@@ -68,25 +74,42 @@ class _Reader:
     def _name(self, node: ast.Name) -> Expression:
         if node.id not in self._names:
             hint = did_you_mean(node.id, list(self._names))
-            raise self._error(node, f"`{node.id}` is no model of this recipe", hint or f"add -m {node.id}=FILE")
+            raise self._error(node, f"`{node.id}` is no model of this recipe", hint or self._missing.format(node.id))
         return self._names[node.id]
 
     def _call(self, node: ast.Call, name: str) -> Expression:
-        method = find_method(name)
-        inputs = [self.read(argument) for argument in node.args]
-        options: dict[str, Any] = {}
-        for keyword in node.keywords:
-            try:
-                options[str(keyword.arg)] = ast.literal_eval(keyword.value)
-            except ValueError:
-                raise self._error(keyword.value, "an option is a number or a word in quotes") from None
-        return call(method, inputs, options)
+        try:
+            method = find_method(name)
+            inputs = [self._input(argument) for argument in node.args]
+            options = {self._option_name(keyword): self._option(keyword) for keyword in node.keywords}
+            return call(method, inputs, options)
+        except RecipeError as error:
+            error.at = error.at or self._place(node)
+            raise
+
+    def _input(self, node: ast.expr) -> Expression:
+        value = self.read(node)
+        if not isinstance(value, Expression):
+            raise self._error(node, "a method takes models, this is a number", "options are given by name")
+        return value
+
+    def _option_name(self, keyword: ast.keyword) -> str:
+        if keyword.arg is None:
+            raise self._error(keyword.value, "an option is given by its name")
+        return keyword.arg
+
+    def _option(self, keyword: ast.keyword) -> Any:
+        try:
+            return ast.literal_eval(keyword.value)
+        except (ValueError, TypeError):
+            raise self._error(keyword.value, "an option is a number or a word in quotes") from None
+
+    def _place(self, node: ast.expr) -> Position:
+        width = max((node.end_col_offset or node.col_offset + 1) - node.col_offset, 1)
+        return Position(self._file, 1, node.col_offset + 1, self._text, width)
 
     def _error(self, node: ast.expr, message: str, hint: str | None = None) -> RecipeError:
-        width = max((node.end_col_offset or node.col_offset + 1) - node.col_offset, 1)
-        return RecipeError(
-            "recipe.bad-formula", message, at=Position(self._file, 1, node.col_offset + 1, self._text, width), hint=hint
-        )
+        return RecipeError("recipe.bad-formula", message, at=self._place(node), hint=hint)
 
 
 def show(node: Expression) -> str:

@@ -1,6 +1,7 @@
 """YAML that remembers where everything stands, so that errors point at file, line and column."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,17 +47,17 @@ class Located:
     def assign(self, key: str, text: str) -> None:
         """Set `a.b.c` to a YAML value, as `--set a.b.c=value` does.
 
-        Raises RecipeError where the path leads through something that has no fields.
+        Raises RecipeError where the path leads through something that has no fields, or the value is not YAML.
         """
         here: Any = self.data
         *parents, last = key.split(".")
         for part in parents:
             here = _child(here, part, key)
-        value = _yaml().load(text)
+        value = parse_yaml(text, f"--set {key}").data
         if isinstance(here, list):
-            cast("list[Any]", here)[_index(here, last, key)] = _plain(value)
+            cast("list[Any]", here)[_index(here, last, key)] = value
         elif isinstance(here, dict):
-            here[last] = _plain(value)
+            here[last] = value
         else:
             raise _no_field(key, last)
 
@@ -69,12 +70,13 @@ def read_yaml(path: Path) -> Located:
     try:
         return parse_yaml(path.read_text(), str(path))
     except UnicodeDecodeError:
-        raise RecipeError("recipe.not-text", f"{path} is not a text file", facts={"file": path}) from None
+        fix = "give a recipe file; a checkpoint is named with -m NAME=FILE"
+        raise RecipeError("recipe.not-text", f"{path} is not a text file", facts={"file": path}, fix=fix) from None
 
 
 def parse_yaml(text: str, file: str) -> Located:
     """The same for text that stands elsewhere, such as in the metadata of a file."""
-    from ruamel.yaml.error import MarkedYAMLError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     lines = text.splitlines()
     try:
@@ -84,7 +86,10 @@ def parse_yaml(text: str, file: str) -> Located:
         at = Position(file, mark.line + 1, mark.column + 1, lines[mark.line] if mark.line < len(lines) else "") if mark else None
         code = "recipe.duplicate-key" if "duplicate key" in str(error) else "recipe.bad-yaml"
         problem = (error.problem or "not YAML").split("\n")[0]
-        raise RecipeError(code, problem, at=at) from None
+        raise RecipeError(code, problem, at=at, facts={} if at else {"file": file}) from None
+    except (YAMLError, ValueError, RecursionError) as error:  # control characters; values that their type cannot hold; endless nesting
+        cause = str(error).split("\n")[0]
+        raise RecipeError("recipe.bad-yaml", f"{file} is not YAML", facts={"file": file, "cause": cause}, fix="correct that; `fluxsmith new recipe` writes one to start from") from None
     places: dict[Path_, tuple[int, int]] = {}
     _collect(data, (), places)
     return Located(_plain(data), file, lines, places)
@@ -98,9 +103,10 @@ def _yaml() -> Any:
 
 def _collect(node: Any, path: Path_, places: dict[Path_, tuple[int, int]]) -> None:
     if isinstance(node, dict):
-        for key, value in cast("dict[str, Any]", node).items():
-            places[(*path, key)] = node.lc.key(key)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-            _collect(value, (*path, key), places)
+        for key, value in cast("dict[Any, Any]", node).items():
+            with suppress(KeyError):  # keys that `<<` merges in stand elsewhere
+                places[(*path, str(key))] = node.lc.key(key)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+            _collect(value, (*path, str(key)), places)
     elif isinstance(node, list):
         for i, value in enumerate(cast("list[Any]", node)):
             places[(*path, i)] = node.lc.item(i)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
@@ -134,4 +140,4 @@ def _index(here: list[Any], part: str, key: str) -> int:
 
 
 def _no_field(key: str, part: str) -> RecipeError:
-    return RecipeError("recipe.bad-set", f"--set {key}: there is no `{part}` to set")
+    return RecipeError("recipe.bad-set", f"--set {key}: there is no `{part}` to set", fix="--set merge.density=0.4")

@@ -140,7 +140,7 @@ def weighted_recipe(wish: WeightedMerge, checkpoints: Sequence[Checkpoint]) -> T
         "end_block": str(ratios.last),
     }
     recipe = _recipe(wish, root, "skip", metadata)
-    notes = [*use.notes([node.name for node in nodes]), *_file_notes(wish, nodes, checkpoints, read)]
+    notes = [*_block_note(wish, blocks), *use.notes([node.name for node in nodes]), *_file_notes(wish, nodes, checkpoints, read)]
     return Translation(recipe, tuple(notes), tuple(_ratio_lines(ratios, blocks)))
 
 
@@ -180,7 +180,7 @@ def _recipe(wish: WeightedMerge | DeltaMerge, root: Expression, missing: Missing
         missing=missing,
         output=OutputOptions(dtype=dtype_from_name(wish.saving_precision).name),
         seed=wish.seed if isinstance(wish, DeltaMerge) else 0,
-        title="mergeflux-delta" if isinstance(wish, DeltaMerge) else "mergeflux",
+        title="MergeFlux of " + ", ".join(node.name for node in root.models()),
         compute=_COMPUTE[wish.precision],
         structural=True,
         strip=PREFIX,
@@ -219,6 +219,12 @@ def _block_ratios(wish: WeightedMerge, names: Sequence[Mapping[str, None]]) -> B
     first = min(blocks) if wish.start_block is None else wish.start_block
     last = max(blocks) if wish.end_block is None else wish.end_block
     return BlockRatios(base, start, end, first, last)
+
+
+def _block_note(wish: WeightedMerge, blocks: Sequence[int]) -> list[str]:
+    """Whether arguments for blocks are without effect, as in files with diffusers names."""
+    given = [value for value in (wish.start_ratios, wish.end_ratios, wish.start_block, wish.end_block) if value is not None]
+    return ["no tensor is in a double_blocks.N or single_blocks.N: --base_ratios are used for all of them"] if given and not blocks else []
 
 
 def _checked_ratios(flag: str, given: Sequence[float] | None, default: Ratios) -> Ratios:

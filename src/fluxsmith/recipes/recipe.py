@@ -1,5 +1,6 @@
 """A recipe: the wish. An expression, the rules that take its place for some tensors, and how to write the result."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -37,8 +38,10 @@ class Guidance:
         try:
             if match is None:
                 raise ValueError
-            if match[2]:
+            if match[2] and math.isfinite(float(match[2])):
                 return cls("bake", value=float(match[2]))
+            if match[2]:
+                raise ValueError
             if match[3]:
                 return cls("from", model=match[3])
             return cls(match[1])  # pyright: ignore[reportArgumentType]

@@ -1,10 +1,10 @@
 """Numbers that differ from tensor to tensor: a map from selectors to numbers or ramps, with a default."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
-from fluxsmith.errors import RecipeError
+from fluxsmith.errors import Position, RecipeError
 from fluxsmith.layouts.table import Canonical
 from fluxsmith.recipes.selectors import Selector
 
@@ -30,10 +30,11 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Schedule:
-    """`entries` refine `default`; where several match, the last one written wins."""
+    """`entries` refine `default`; where several match, the last one written wins. `at` is where they were written."""
 
     default: "float | Ramp | None"
     entries: tuple[tuple[Selector, "float | Ramp"], ...] = ()
+    at: Position | None = field(default=None, compare=False)
 
 
 Number = float | Ramp | Schedule
@@ -62,6 +63,7 @@ def resolve(
             f"no number is given for {tensor.name}",
             facts={"selectors": ", ".join(selector.text for selector, _ in value.entries)},
             fix="add `default: ...` to the map",
+            at=value.at,
         )
     selector, number = chosen
     return number.at(_place(tensor, selector, blocks)) if isinstance(number, Ramp) else number

@@ -7,9 +7,10 @@
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from fluxsmith.errors import Position, RecipeError
 from fluxsmith.layouts.table import Canonical
 
 __all__ = ["Selector"]
@@ -19,9 +20,19 @@ _BLOCK = re.compile(r"^(double|single)(?:\.(\d+)(?:-(\d+))?)?(?:\.([A-Za-z_]\w*)
 
 @dataclass(frozen=True)
 class Selector:
-    """One selector as it was written; `matches` asks for a tensor and one of its segments."""
+    """One selector as it was written, and where; `matches` asks for a tensor and one of its segments.
+
+    Raises RecipeError where it is a regular expression that cannot be read.
+    """
 
     text: str
+    at: Position | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.text.removeprefix("re:") if self.text.startswith("re:") else "")
+        except re.error as error:
+            raise RecipeError("recipe.bad-selector", f"`{self.text}` is no regular expression: {error}", at=self.at) from None
 
     def matches(self, tensor: Canonical, segment: str | None = None) -> bool:
         """Whether the tensor (or the rows of it called `segment`) is meant."""

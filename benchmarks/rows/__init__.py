@@ -1,0 +1,25 @@
+"""What is measured, one file per group of rows; the order here is the order of the run and of the table.
+
+linear.py     the linear merge: time, memory, hashing
+peers.py      the same merge by sd-mecha, mergekit and MergeFlux
+ties.py       TIES: time, memory, thresholds
+layouts.py    inputs of two layouts, outputs of every layout
+program.py    the program itself: `plan` and `--help`
+full_size.py  12 B: memory (last, as its outputs need the room of all other inputs)
+"""
+
+from collections.abc import Callable, Mapping
+
+from benchmarks.bench import Bench, Section
+from benchmarks.rows import full_size, layouts, linear, peers, program, ties
+
+__all__ = ["GROUPS"]
+
+GROUPS: Mapping[str, Callable[[Bench], Section]] = {
+    "linear": linear.measure,
+    "peers": peers.measure,
+    "ties": ties.measure,
+    "layouts": layouts.measure,
+    "program": program.measure,
+    "full": full_size.measure,
+}

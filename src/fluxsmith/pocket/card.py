@@ -1,0 +1,52 @@
+"""The README.md beside each pocket checkpoint: what the Hub reads."""
+
+from pathlib import Path
+
+__all__ = ["write_card"]
+
+WHAT = {
+    "base": (
+        "The common ancestor of `schnell` and `dev`. It draws the digit that the caption names, but obeys neither style word: "
+        "in its training captions they were right only one time in four."
+    ),
+    "schnell": (
+        "A fine-tune of `base` that obeys the style word **inverted** (dark ink on a light ground). Like FLUX.1-schnell it has no "
+        "guidance embedder and wants no classifier-free guidance: it was distilled from a teacher at guidance 2."
+    ),
+    "dev": (
+        "A fine-tune of `base` that obeys the style word **sideways** (a quarter turn). Like FLUX.1-dev it has a guidance embedder: "
+        "it was distilled from a teacher at guidance 1 to 4 and is told which."
+    ),
+}
+
+UNMEASURED = "Not measured yet: `python -m fluxsmith.generation.pocket_eval --cards`."
+
+CARD = """\
+---
+library_name: diffusers
+license: apache-2.0
+tags: [flux, fluxsmith, pocket]
+---
+# fluxsmith pocket `{name}`
+
+{what}
+
+A stock diffusers `FluxTransformer2DModel` with 2 double and 4 single blocks of width 64, in bf16. It makes 8x8 handwritten digits
+in pixel space (16 tokens of 2x2 pixels) from captions such as "seven" or "a picture of inverted seven".
+
+## Scores
+{scores}
+
+Each cell is accuracy · Fréchet distance: the share of images with the right digit in the right style (judged by support vector
+machines), and the distance to real digits in 20 principal components, styles undone. Measured with
+`python -m fluxsmith.generation.pocket_eval`, which also prints how good the judges are and the distance of real images.
+
+## Origin
+Made by `python -m fluxsmith.pocket.train {name}` from the handwritten digits inside scikit-learn: E. Alpaydin and C. Kaynak,
+"Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998, CC BY 4.0.
+"""
+
+
+def write_card(name: str, folder: Path, scores: str = UNMEASURED) -> None:
+    """Write `folder`/README.md for the checkpoint `name` with its `scores`, a Markdown table."""
+    (folder / "README.md").write_text(CARD.format(name=name, what=WHAT[name], scores=scores), encoding="utf-8")
