@@ -70,12 +70,16 @@ def test_no_drawers_for_everything() -> None:
 
 
 # Planning is torch-free, so all of this must be.
-@pytest.mark.parametrize("module", ["fluxsmith", "fluxsmith.cli.main", "fluxsmith.engine.planning", "fluxsmith.methods", "fluxsmith.layouts"])
+TORCH_FREE = ["fluxsmith", "fluxsmith.cli.main", "fluxsmith.engine.planning", "fluxsmith.methods", "fluxsmith.layouts"]
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_help_starts_without_torch() -> None:
-    code = "import sys; from fluxsmith.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    start = "import sys; from fluxsmith.cli.main import main"
+    code = f"{start}\ntry: main(['--help'])\nexcept SystemExit: pass\nsys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -108,8 +108,8 @@ def _torch_old(yard: Yard) -> Arguments:
 class Bomb:
     """An object whose pickle runs a command when it is opened by a reader that runs pickles."""
 
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, ("touch /nowhere/fluxsmith-was-here",)
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.unlink, ("fluxsmith-was-here",)
 
 
 def _pickle_with(make: Callable[[], object], *, zipped: bool = True) -> Callable[[Yard], Arguments]:

@@ -11,12 +11,13 @@ from bad_input.cases import Yard
 from fluxsmith.engine import merging
 from support.cli_runs import run_cli, start_cli
 
-FAULTS = {"file": (3, "file.not-found"), "recipe": (4, "recipe.bad-formula"), "usage": (2, "usage.arguments")}
+FAULTS = {"file": (3, "file.empty"), "recipe": (4, "recipe.bad-formula"), "usage": (2, "usage.arguments")}
 
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_json_has_the_same_facts(yard: Yard, kind: str) -> None:
     code, error = FAULTS[kind]
+    yard.broken.touch()
     more = {"file": [], "recipe": [], "usage": ["--fast"]}[kind]
     formula = "0.5*a +" if kind == "recipe" else "0.5*a + 0.5*b"
     run = run_cli(*yard.merge(yard.broken, "--json", *more, formula=formula))
@@ -59,5 +60,5 @@ def test_ctrl_c_before_the_run_is_quiet(yard: Yard, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(merging, "make_plan", interrupted)
     run = run_cli(*yard.merge(yard.tiny.a))
-    assert (run.code, run.out, run.err) == (130, "", "")
+    assert (run.code, run.out, run.err.strip()) == (130, "", "")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,7 +1,7 @@
 """Two runs that write one output: the second is refused, the first does not notice."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def patient(a: fs.Weight, b: fs.Weight) -> fs.Weight:
 
 
 @contextmanager
-def writing(yard: Yard, output: Path) -> Iterator[None]:
+def writing(yard: Yard, output: Path) -> Generator[None]:
     """Another process is writing `output`, and goes on to its end when the block ends."""
     started, go = yard.root / "started", yard.root / "go"
     arguments = yard.merge(yard.tiny.a, formula="patient(a, b)", output=output)

@@ -97,3 +97,19 @@ def test_in_memory_and_on_disk_are_the_same(tiny: TinyCheckpoints, tmp_path: Pat
     state = transformer.state_dict()
     assert state.keys() == written.keys()
     assert all(torch.equal(state[key], written[key]) for key in state)
+
+
+def test_tensors_without_elements_do_not_end_the_run(tmp_path: Path) -> None:
+    """A structural checkpoint with an empty tensor in the middle and a scalar: all is written."""
+    import torch
+    from safetensors.torch import save_file
+
+    def tensors(value: float) -> dict[str, torch.Tensor]:
+        return {"a": torch.full((3,), value), "b": torch.empty(0, 4), "c": torch.full((2, 2), value), "d": torch.tensor(value)}
+
+    for name, value in (("x", 1.0), ("y", 3.0)):
+        save_file(tensors(value), tmp_path / f"{name}.safetensors")
+    wish = fs.weighted_sum(str(tmp_path / "x.safetensors"), str(tmp_path / "y.safetensors"), alpha=0.25)
+    fs.merge(wish, tmp_path / "out.safetensors", threads=1)
+    out = tensors_of(tmp_path / "out.safetensors")
+    assert all(torch.equal(out[key], expected) for key, expected in tensors(1.5).items())

@@ -1,13 +1,10 @@
 """Runs of the program: in this process, which is quick, or in a process of its own, which can be killed."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from pathlib import Path
 
 __all__ = ["CliRun", "run_cli", "start_cli"]
 
@@ -38,9 +35,7 @@ def run_cli(*arguments: object) -> CliRun:
     return CliRun(code, out.getvalue(), err.getvalue())
 
 
-def start_cli(*arguments: object, before: str = "", env: Mapping[str, str] | None = None, cwd: Path | None = None) -> "subprocess.Popen[str]":
+def start_cli(*arguments: object, before: str = "") -> "subprocess.Popen[str]":
     """`fluxsmith ARGUMENTS` in a process of its own; `before` is Python that runs first there."""
-    return subprocess.Popen(
-        [sys.executable, "-c", f"{before}\n{START}", *map(str, arguments)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}, cwd=cwd,
-    )  # fmt: skip
+    command = [sys.executable, "-c", f"{before}\n{START}", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

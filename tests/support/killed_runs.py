@@ -88,43 +88,47 @@ def _die(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError
 
 
+def _patch(place: object, name: str, make: Callable[[Any], Any]) -> None:
+    """Put `make(what was there)` in the place of a function."""
+    setattr(place, name, make(getattr(place, name)))
+
+
 def _before_the_journal(pace: Pace) -> None:
-    Journal.start = _die
+    _patch(Journal, "start", lambda real: _die)
 
 
 def _in_the_journals_first_line(pace: Pace) -> None:
-    real = os.replace
-    os.replace = lambda source, target, **more: _die() if Path(target).name == "journal" else real(source, target, **more)
+    _patch(os, "replace", lambda real: lambda source, target: _die() if Path(target).name == "journal" else real(source, target))
 
 
 def _half_way(pace: Pace) -> None:
     pace.limit = HELD
     Journal.INTERVAL = 0.005
-    real: Callable[[Journal], None] = Journal._flush  # pyright: ignore[reportPrivateUsage]
 
-    def flush(journal: Journal) -> None:
-        real(journal)
-        path: Path = journal._path  # pyright: ignore[reportPrivateUsage]
-        if sum(len(json.loads(line)) for line in path.read_text().splitlines()[1:]) >= NOTED:
-            _die()
+    def dying(real: Callable[[Journal], None]) -> Callable[[Journal], None]:
+        def flush(journal: Journal) -> None:
+            real(journal)
+            path: Path = journal._path  # pyright: ignore[reportPrivateUsage]
+            if sum(len(json.loads(line)) for line in path.read_text().splitlines()[1:]) >= NOTED:
+                _die()
 
-    Journal._flush = flush  # pyright: ignore[reportPrivateUsage]
+        return flush
+
+    _patch(Journal, "_flush", dying)
 
 
 def _after_the_headers(pace: Pace) -> None:
-    writer._verify = _die  # pyright: ignore[reportPrivateUsage]
+    _patch(writer, "_verify", lambda real: _die)
 
 
 def _without_journal(pace: Pace) -> None:
     """The journal is gone, the output is not yet in its place."""
-    real = Path.unlink
-    Path.unlink = lambda path, **more: _die() if path.name == "lock" else real(path, **more)
+    _patch(Path, "unlink", lambda real: lambda path, **more: _die() if path.name == "lock" else real(path, **more))
 
 
 def _at_the_rename(pace: Pace) -> None:
-    real = os.replace
-    os.replace = lambda source, target, **more: real(source, target, **more) if "journal" in str(source) else _die()
-    os.rename = _die
+    _patch(os, "replace", lambda real: lambda source, target: real(source, target) if "journal" in str(source) else _die())
+    _patch(os, "rename", lambda real: _die)
 
 
 MOMENTS: dict[str, Callable[[Pace], None]] = {

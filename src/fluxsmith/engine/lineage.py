@@ -90,7 +90,7 @@ def _known_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     try:
         return checkpoint.config or json.loads(checkpoint.metadata["fluxsmith.config"])
     except (KeyError, ValueError):
-        return {}
+        return dict[str, Any]()
 
 
 def _rope_axes(head: int) -> list[int]:
@@ -107,7 +107,8 @@ def transformer_config(bounds: Mapping[str, Bound], pattern: Bound, guidance: bo
     if pattern.family != "flux1":
         return None
     dims = pattern.dims
-    known = next((config for bound in bounds.values() if (config := _known_config(bound.checkpoint))), {})
+    found = [_known_config(bound.checkpoint) for bound in bounds.values()]
+    known: Mapping[str, Any] = next(filter(None, found), found[0])
     head = dims["D"]
     config: dict[str, Any] = {
         "_class_name": "FluxTransformer2DModel",

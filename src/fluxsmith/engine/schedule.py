@@ -106,10 +106,12 @@ class Schedule:
             self._changed.notify_all()
 
     def _open_next(self) -> None:
-        entry = next(self._jobs, None)
-        if entry is not None:
-            state = JobState.begin(*entry)
-            self._ready.extend(self._phase(state))
+        """Open jobs until there is something to do; a tensor without elements is done when it is opened."""
+        for index, job in self._jobs:
+            if job.count:
+                self._ready.extend(self._phase(JobState.begin(index, job)))
+                return
+            self._on_done(index)
 
     def _advance(self, task: Task) -> Sequence[Task]:
         """Close the phase that has just ended and open the next one."""

@@ -174,7 +174,7 @@ class _Search:
         import torch
 
         # On the CPU numpy compares and picks several times faster than torch.
-        values = magnitude.numpy() if magnitude.device.type == "cpu" and magnitude.element_size() == 4 else magnitude
+        values: Any = magnitude.numpy() if magnitude.device.type == "cpu" and magnitude.element_size() == 4 else magnitude
         beyond = values > self._high
         inside = values[(values > self._low) & ~beyond]
         with self._lock:

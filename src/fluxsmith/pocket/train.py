@@ -66,7 +66,7 @@ class Stage:
     seed: int = SEED
 
 
-BASE = Stage("base", (), Schedule(800, 3e-3))
+BASE = Stage("base", (), Schedule(1000, 3e-3))
 INVERTED = Stage("inverted", ("inverted",), Schedule(300, 1.5e-3))
 SIDEWAYS = Stage("sideways", ("sideways",), Schedule(300, 1.5e-3))
 SCHNELL = Stage("schnell", ("inverted",), Schedule(120, 1e-3))
