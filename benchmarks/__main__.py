@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.bench import Bench, Line, Row
+from benchmarks.bench import Bench, Line, Row, Section
 from benchmarks.machine import machine, versions
+from benchmarks.measure import Failed
 from benchmarks.rows import GROUPS
 from benchmarks.shapes import SHAPES, count
 from benchmarks.table import Report, document
@@ -45,7 +46,10 @@ def _measure(a: argparse.Namespace, bench: Bench) -> Report:
     lines: list[Line] = []
     for name in a.rows:
         print(f"{name}:", flush=True)
-        section = GROUPS[name](bench)
+        try:
+            section = GROUPS[name](bench)
+        except Failed as error:
+            section = Section([Row(f"the rows of `{name}`", "", "not measured", False, str(error))])
         rows += section.rows
         lines += section.lines
     options = f" --shape {bench.shape}" if a.shape else " --quick" if a.quick else ""

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from benchmarks.inputs import write_sparse
-from benchmarks.measure import Program, Runs, in_turn, remove
+from benchmarks.measure import Failed, Program, Runs, in_turn, remove
 
 __all__ = ["Bench", "Line", "Row", "Section"]
 
@@ -145,10 +145,18 @@ class Bench:
         """Whether a ratio of times is reached; nothing is said of the tiny shape, where all time is start and noise."""
         return None if self.shape == "tiny" else reached
 
-    def run(self, group: str, programs: Sequence[Program], rounds: int | None = None, keep: Sequence[str] = ()) -> dict[str, Runs]:
-        """Run programs in turn and note their times for the table of all runs."""
+    def run(
+        self, group: str, programs: Sequence[Program], rounds: int | None = None, *, keep: Sequence[str] = (), may_fail: bool = False
+    ) -> dict[str, Runs]:
+        """Run programs in turn and note their times for the table of all runs.
+
+        Raises Failed where one of them fails, unless it may (a peer); then it is left out.
+        """
         found = in_turn(programs, rounds or self.rounds, self.environment, keep)
         self.runs |= {f"{group}: {name}": runs for name, runs in found.items()}
+        missing = [program.name for program in programs if program.name not in found]
+        if missing and not may_fail:
+            raise Failed(f"failed: {', '.join(missing)}")
         return found
 
     def remember(self, *paths: Path) -> None:
@@ -163,8 +171,7 @@ class Bench:
     def start_of(self, make: Callable[[str, Path, Path], Program], name: str) -> float:
         """The time that a program takes to merge next to nothing: its start. `make(name, a, b)` is its command."""
         program = make(f"start {name}", self.file("a", "tiny"), self.file("b", "tiny"))
-        found = self.run("start", [program], self.start_rounds)
-        return found[program.name].wall if program.name in found else 0.0
+        return self.run("start", [program], self.start_rounds)[program.name].wall
 
     @cached_property
     def start(self) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bad_input.cases import Yard
 from bad_input.values import FORMULAS, KEY, NAN, models_of, put_value
@@ -127,6 +128,22 @@ def test_an_empty_folder_is_filled_without_force(yard: Yard) -> None:
     assert (output / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize("output", [".", "../here", "sub/.."])
+def test_the_folder_that_one_stands_in_is_a_target(yard: Yard, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    here = yard.root / "here"
+    here.mkdir()
+    if output == "sub/..":
+        (here / "sub").mkdir()
+    monkeypatch.chdir(here)
+    run = run_cli(*yard.merge(yard.tiny.a, output=output))
+    if output == "sub/..":  # not empty, and what is in it is no checkpoint
+        assert (run.code, "error[output.not-replaceable]" in run.err) == (2, True)
+    else:
+        assert run.code == 0, run.err
+        assert sorted(path.name for path in here.iterdir()) == ["README.md", "model.safetensors"]
+    assert sorted(path.name for path in yard.root.iterdir()) == ["here", "inputs", "out"]
+
+
 def test_outputs_may_lie_beside_their_inputs(yard: Yard) -> None:
     model = yard.copy(yard.tiny.a, "model.safetensors")
     output = model.with_name("merged.safetensors")
@@ -150,6 +167,16 @@ def test_values_too_large_for_the_type_are_counted(yard: Yard, dtype: str) -> No
     found = tensors_of(yard.target)[KEY].float().flatten()
     assert found[7] == torch.finfo(tensors_of(yard.target)[KEY].dtype).max
     assert found.isfinite().all()
+
+
+def test_float32_that_bf16_cannot_hold_is_counted(yard: Yard) -> None:
+    """The largest values of float32 would be rounded to infinity."""
+    save_file({"x": torch.tensor([3.4e38, -3.4e38, 1.0])}, yard.broken)
+    run = run_cli("merge", "a", "-m", f"a={yard.broken}", "-o", yard.target, "--force", "--dtype", "bf16")
+    assert run.code == 0, run.err
+    assert "warning: 2 values in 1 tensors were too large" in run.err
+    largest = torch.finfo(torch.bfloat16).max
+    assert tensors_of(yard.target)["x"].tolist() == [largest, -largest, 1.0]
 
 
 def test_unaligned_headers_are_read(yard: Yard) -> None:

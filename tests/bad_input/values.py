@@ -12,6 +12,9 @@ KEY = "double_blocks.1.txt_mlp.0.weight"
 LAST = 192 * 48 - 1
 NAN, INF, MINUS_INF = b"\xc0\x7f", b"\x80\x7f", b"\x80\xff"
 
+#: Two models agree against `a`, so that an infinite value of one sign or the other never comes out.
+OUTVOTED = "dare_ties(b, a, c, 0.5*b + 0.5*c, density=1, sign='count')"
+
 #: One formula for every way in which values pass through; `a` is the checkpoint with the bad value.
 FORMULAS = {
     "weighted_sum": "weighted_sum(a, b, alpha=0.3)",
@@ -25,6 +28,7 @@ FORMULAS = {
     "dare_linear": "dare_linear(b, a, c, density=0.2)",
     "dare_ties": "dare_ties(b, a, c, density=0.2)",
     "dare_ties, base": "dare_ties(a, b, c, density=0.2)",
+    "dare_ties, outvoted": OUTVOTED,
     "nested": "ties(b, 0.5*a + 0.5*c)",
     "copied": "a",
 }  # fmt: skip
@@ -98,6 +102,7 @@ VALUES = [
         for name, formula in FORMULAS.items()
         for what, value, shown in (("NaN", NAN, "nan"), ("Inf", INF, "inf"))
     ),
+    Case("-Inf in dare_ties, outvoted", _value(MINUS_INF, OUTVOTED), 4, "values.not-finite", _words("element 7: -inf")),
     Case("-Inf in the last element", _value(MINUS_INF, "0.5*a + 0.5*b", at=LAST), 4, "values.not-finite", _words(f"element {LAST}: -inf")),
     Case("NaN in the first element", _value(NAN, "0.5*a + 0.5*b", at=0), 4, "values.not-finite", _words("element 0: nan")),
     Case("NaN with one thread", _value(NAN, "0.5*a + 0.5*b", options=["--threads", 1]), 4, "values.not-finite", _words()),

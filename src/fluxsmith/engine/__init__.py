@@ -10,6 +10,7 @@
     streaming.py     threads that take tiles from a schedule
     execution.py     what a run does with a tile: checks, writing
     devices.py       CPU and accelerators
+    allocation.py    keeping freed tiles
     journal.py       what an interrupted run has done
     input_hashes.py  hashing inputs beside the run
     merging.py       a whole merge into a file or folder

@@ -327,10 +327,11 @@ def _unify_dtypes(jobs: Sequence[Job], wanted: str | None) -> tuple[list[Job], d
     for name, found in types.items():
         floats = {d for d in found if DTYPES[d].is_float}
         if floats != found and len(found) > 1:
+            loads = [load for job in jobs if job.tensor == name for load in job.loads]
             raise IncompatibleError(
                 "model.wrong-dtype",
                 f"`{name}` has types that cannot be merged: {', '.join(sorted(found))}",
-                facts={"key": name, **{load.model: ", ".join(sorted(load.view.dtypes)) for job in jobs if job.tensor == name for load in job.loads}},
+                facts={"key": name, **{load.model: ", ".join(sorted(load.view.dtypes)) for load in loads}},
                 fix="merge checkpoints of one kind; a rule `take` copies the tensor from one of them",
             )
         chosen[name] = next(iter(sorted(found))) if floats != found else wanted or promote(floats or {"BF16"})

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from fluxsmith.engine.allocation import keep_freed_tiles
 from fluxsmith.engine.devices import Device, open_device
 from fluxsmith.engine.memory import threads_for
 from fluxsmith.engine.plan import Job
@@ -64,6 +65,7 @@ class Streaming(ABC):
         wanted = self._settings.threads or min(os.cpu_count() or 1, 16)
         count = threads_for(tile_bytes, whole_bytes, wanted, self._settings.memory)
         kind = open_device(self._settings.device)
+        keep_freed_tiles()
         before = torch.get_num_threads()
         torch.set_num_threads(1)  # one tile is one thread's work; threads of threads would fight for the cores
         threads = [threading.Thread(target=self._work, args=(kind,)) for _ in range(count)]

@@ -1,7 +1,7 @@
 """Sample a pocket checkpoint on all skills with fixed seeds and score it.
 
 python -m fluxsmith.generation.pocket_eval               the table of the checkpoints that ship in the package
-python -m fluxsmith.generation.pocket_eval --cards       the same, and write it into their cards
+python -m fluxsmith.generation.pocket_eval --cards       the same, written into their cards too
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m fluxsmith.generation.pocket_eval", description="Score the pocket checkpoints.")
     parser.add_argument("folder", nargs="?", type=Path, default=pocket_folder(), help="default: the folder inside the package")
-    parser.add_argument("--cards", action="store_true", help="write each checkpoint's line into its card")
+    parser.add_argument("--cards", action="store_true", help="write the table into the cards")
     chosen = parser.parse_args(arguments)
     judges = judge_accuracy()
     print(f"accuracy · Fréchet distance, {len(SEEDS)} images for each skill, {STEPS} steps")
@@ -105,9 +105,11 @@ def main(arguments: list[str] | None = None) -> None:
     for name in CHECKPOINTS:
         transformer = load_checkpoint(name, chosen.folder)
         scores[name] = evaluate(transformer, DEV_GUIDANCE if transformer.config.guidance_embeds else None)
-        if chosen.cards:
-            write_card(name, chosen.folder / name, score_table({name: scores[name]}))
-    print(score_table(scores))
+    table = score_table(scores)
+    print(table)
+    if chosen.cards:
+        for name in CHECKPOINTS:
+            write_card(name, chosen.folder / name, table)
 
 
 if __name__ == "__main__":

@@ -227,13 +227,13 @@ def _check_index(folder: str, index: str, shard: str, weight_map: Mapping[str, s
 
 
 def _json(folder: Folder, name: str) -> dict[str, Any]:
-    facts = {"folder": folder.name, "file": name}
+    facts, fix = {"folder": folder.name, "file": name}, "download it again"
     try:
         fields = json.loads(folder.text(name))
     except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of thousands of digits
-        raise FileError("file.bad-json", f"{name} in {folder.name} is not JSON", facts={**facts, "cause": error}, fix="download it again") from None
+        raise FileError("file.bad-json", f"{name} in {folder.name} is not JSON", facts={**facts, "cause": error}, fix=fix) from None
     if not isinstance(fields, dict):
-        raise FileError("file.bad-json", f"{name} in {folder.name} is not a JSON object", facts=facts, fix="download it again")
+        raise FileError("file.bad-json", f"{name} in {folder.name} is not a JSON object", facts=facts, fix=fix)
     return cast("dict[str, Any]", fields)
 
 
@@ -256,7 +256,8 @@ def _pick_single(folder: str, names: list[str]) -> str:
             "file.missing-index", f"{folder} holds shards but no index", facts=facts, fix="download the *.safetensors.index.json"
         )
     if not weights:
-        raise FileError("file.no-weights", f"{folder} holds no safetensors file", facts=facts, fix="name the folder or file that holds the weights")
+        fix = "name the folder or file that holds the weights"
+        raise FileError("file.no-weights", f"{folder} holds no safetensors file", facts=facts, fix=fix)
     raise FileError("file.ambiguous", f"{folder} holds {len(weights)} safetensors files and no index", facts=facts, fix="name one of them")
 
 

@@ -36,30 +36,26 @@ def open_pickle(path: Path, reference: str) -> Checkpoint:
     fields = cast("dict[Any, Any]", data) if isinstance(data, dict) else {}
     if isinstance(fields.get("state_dict"), dict):
         fields = fields["state_dict"]
-    file = local_file(path)
-    names = {d.torch: d.name for d in DTYPES.values()}
-    views: dict[str, View] = {}
-    for key, tensor in fields.items():
-        if not isinstance(tensor, torch.Tensor):
-            continue
-        base = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
-        if base is None:
-            raise _unsafe(f"{path.name} is in the format that torch had before 1.6", {"file": path, "key": key})
-        if not tensor.is_contiguous():
-            raise _unsafe(f"`{key}` of {path.name} is not stored in one piece", {"file": path, "key": key})
-        dtype = names.get(str(tensor.dtype).removeprefix("torch."))
-        if dtype is None:
-            raise FileError(
-                "file.unknown-dtype",
-                f"{path.name} stores `{key}` as {tensor.dtype}, which safetensors cannot hold",
-                facts={"file": path, "key": key},
-                fix=_FIX,
-            )
-        offset = base + tensor.storage_offset() * tensor.element_size()
-        views[str(key)] = View(tuple(tensor.shape), (Extent(str(path), offset, tensor.numel(), dtype),))
+    views = {str(key): _view(path, str(key), tensor) for key, tensor in fields.items() if isinstance(tensor, torch.Tensor)}
     if not views:
         raise FileError("file.no-weights", f"{path.name} holds no tensors by name", facts={"file": path}, fix=_FIX)
-    return Checkpoint(reference, (file,), views)
+    return Checkpoint(reference, (local_file(path),), views)
+
+
+def _view(path: Path, key: str, tensor: Any) -> View:
+    """Where the bytes of a fake tensor lie in the zip."""
+    facts = {"file": path, "key": key}
+    base = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+    if base is None:
+        raise _unsafe(f"{path.name} is in the format that torch had before 1.6", facts)
+    if not tensor.is_contiguous():
+        raise _unsafe(f"`{key}` of {path.name} is not stored in one piece", facts)
+    dtype = {d.torch: d.name for d in DTYPES.values()}.get(str(tensor.dtype).removeprefix("torch."))
+    if dtype is None:
+        message = f"{path.name} stores `{key}` as {tensor.dtype}, which safetensors cannot hold"
+        raise FileError("file.unknown-dtype", message, facts=facts, fix=_FIX)
+    offset = base + tensor.storage_offset() * tensor.element_size()
+    return View(tuple(tensor.shape), (Extent(str(path), offset, tensor.numel(), dtype),))
 
 
 def _unsafe(message: str, facts: Mapping[str, object]) -> FileError:

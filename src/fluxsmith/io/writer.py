@@ -49,6 +49,7 @@ class MemorySink:
 
 def partial_path(target: Path) -> Path:
     """Where an output is built: beside its target, so that the final rename stays on one disk."""
+    target = Path(os.path.abspath(target))  # `.` has no name, `x/..` the wrong one
     return target.parent / f".{target.name}.fluxsmith-partial"
 
 
@@ -112,9 +113,8 @@ class FileSink:
                 raise BlockingIOError  # a run that was just ending has taken its lock away
         except BlockingIOError:
             os.close(fd)
-            raise ResourceError(
-                "output.in-use", f"another run is writing {self.target}", facts={"lock": self.root}, fix="wait for it, or choose another output"
-            ) from None
+            fix = "wait for it, or choose another output"
+            raise ResourceError("output.in-use", f"another run is writing {self.target}", facts={"lock": self.root}, fix=fix) from None
         return fd
 
     def _open(self, *, fresh: bool) -> None:
@@ -179,25 +179,31 @@ class FileSink:
     def _rename(self) -> None:
         self.journal.unlink(missing_ok=True)
         (self.root / "lock").unlink(missing_ok=True)
+        target = Path(os.path.abspath(self.target))
         if not self.folder:
-            os.replace(self.root / self.files[0].name, self.target)
+            os.replace(self.root / self.files[0].name, target)
             self._close()
             shutil.rmtree(self.root)
-        elif self.target.exists():
-            old = Path(tempfile.mkdtemp(dir=self.target.parent, prefix=f".{self.target.name}.old-"))
-            os.rename(self.target, old / "x")
-            try:
-                os.rename(self.root, self.target)
-            except OSError:
-                os.rename(old / "x", self.target)
-                old.rmdir()
-                raise
-            self._close()
-            shutil.rmtree(old)
+        elif target.exists():
+            self._exchange(target)
         else:
-            os.rename(self.root, self.target)
+            os.rename(self.root, target)
             self._close()
-        _sync_folder(self.target.parent)
+        _sync_folder(target.parent)
+
+    def _exchange(self, target: Path) -> None:
+        """Put the new folder in the place of the old one, which comes back where that fails."""
+        old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old-"))
+        try:
+            os.rename(target, old / "x")
+            os.rename(self.root, target)
+        except OSError:
+            if (old / "x").exists():
+                os.rename(old / "x", target)
+            old.rmdir()
+            raise
+        self._close()
+        shutil.rmtree(old)
 
     def keep(self) -> None:
         """Stop now, keeping what is written for `--resume`."""

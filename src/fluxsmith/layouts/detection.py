@@ -58,7 +58,12 @@ def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Candidate | Non
     """
     keys = list(checkpoint.tensors)
     found = sorted(
-        (Candidate(t, layout, p, _score(t, layout, p, keys)) for t in tables for layout in t.layouts for p in PREFIXES),
+        (
+            Candidate(table, layout, prefix, _score(anchors, prefix, keys))
+            for table in tables
+            for layout, anchors in ((layout, _anchors(table, layout)) for layout in table.layouts)
+            for prefix in PREFIXES
+        ),
         key=lambda candidate: (-candidate.score, -len(candidate.prefix)),
     )
     best = found[0]
@@ -92,8 +97,7 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     return bind(checkpoint, candidate.table, candidate.layout, candidate.prefix)
 
 
-def _score(table: Table, layout: str, prefix: str, keys: list[str]) -> float:
-    anchors = _anchors(table, layout)
+def _score(anchors: frozenset[str], prefix: str, keys: list[str]) -> float:
     hits = {_template(key[len(prefix) :]) for key in keys if key.startswith(prefix)}
     return len(anchors & hits) / len(anchors)
 

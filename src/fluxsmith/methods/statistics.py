@@ -171,14 +171,16 @@ class _Search:
             self._count_bits(magnitude)
 
     def _collect(self, magnitude: Tensor) -> None:
+        import numpy as np
         import torch
 
         # On the CPU numpy compares and picks several times faster than torch.
         values: Any = magnitude.numpy() if magnitude.device.type == "cpu" and magnitude.element_size() == 4 else magnitude
         beyond = values > self._high
         inside = values[(values > self._low) & ~beyond]
+        above = int(np.count_nonzero(beyond)) if isinstance(beyond, np.ndarray) else int(beyond.count_nonzero())
         with self._lock:
-            self._above += int(beyond.sum())
+            self._above += above
             self._collected += len(inside)
             self._overflow |= self._collected > self.CAP
             if self._overflow:

@@ -88,8 +88,9 @@ def parse_yaml(text: str, file: str) -> Located:
         problem = (error.problem or "not YAML").split("\n")[0]
         raise RecipeError(code, problem, at=at, facts={} if at else {"file": file}) from None
     except (YAMLError, ValueError, RecursionError) as error:  # control characters; values that their type cannot hold; endless nesting
-        cause = str(error).split("\n")[0]
-        raise RecipeError("recipe.bad-yaml", f"{file} is not YAML", facts={"file": file, "cause": cause}, fix="correct that; `fluxsmith new recipe` writes one to start from") from None
+        facts = {"file": file, "cause": str(error).split("\n")[0]}
+        fix = "correct that; `fluxsmith new recipe` writes one to start from"
+        raise RecipeError("recipe.bad-yaml", f"{file} is not YAML", facts=facts, fix=fix) from None
     places: dict[Path_, tuple[int, int]] = {}
     _collect(data, (), places)
     return Located(_plain(data), file, lines, places)
