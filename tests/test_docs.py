@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 import pytest
-from support.cli_runs import run_cli
 
 from fluxsmith.cli.main import COMMANDS, cli
+from support.cli_runs import run_cli
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```(bash|python)(?: exit=(\d+))?\n(.*?)```", re.DOTALL)

@@ -106,10 +106,17 @@ def _torch_old(yard: Yard) -> Arguments:
 
 
 class Bomb:
-    """An object whose pickle runs a command when it is opened by a reader that runs pickles."""
+    """An object whose pickle makes a folder when it is opened by a reader that runs pickles."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = str(place)
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.unlink, ("fluxsmith-was-here",)
+        return os.mkdir, (self.place,)
+
+
+def _bomb(*, zipped: bool) -> Callable[[Yard], Arguments]:
+    return lambda yard: _pickle_with(lambda: {KEY: Bomb(yard.inputs / "burst")}, zipped=zipped)(yard)
 
 
 def _pickle_with(make: Callable[[], object], *, zipped: bool = True) -> Callable[[Yard], Arguments]:
@@ -221,9 +228,9 @@ FILES = [
         "plain pickle, allowed", lambda yard: [*_content(pickle.dumps({"a": 1}))(yard), "--allow-pickle"],
         3, "file.unsafe-pickle", ["{broken}"],
     ),
-    Case("pickle that runs a command, allowed", _pickle_with(lambda: {KEY: Bomb()}), 3, "file.unsafe-pickle", ["broken.ckpt"]),
+    Case("pickle that runs a command, allowed", _bomb(zipped=True), 3, "file.unsafe-pickle", ["broken.ckpt"]),
     Case(
-        "old pickle that runs a command, allowed", _pickle_with(lambda: {KEY: Bomb()}, zipped=False),
+        "old pickle that runs a command, allowed", _bomb(zipped=False),
         3, "file.unsafe-pickle", ["broken.ckpt"],
     ),
     Case(

@@ -304,9 +304,7 @@ def test_a_failed_attempt_to_resume_loses_nothing(
     finishes(tiny, kept, pace, calls=JOBS - JOBS // 3)
 
 
-def test_a_full_disk_while_resuming_loses_nothing(
-    tiny: TinyCheckpoints, kept: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_while_resuming_loses_nothing(tiny: TinyCheckpoints, kept: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(28, os.strerror(28))
 
@@ -316,9 +314,7 @@ def test_a_full_disk_while_resuming_loses_nothing(
     finishes(tiny, kept, pace, calls=JOBS - JOBS // 3)
 
 
-def test_room_that_is_held_already_counts_as_free(
-    tiny: TinyCheckpoints, kept: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_room_that_is_held_already_counts_as_free(tiny: TinyCheckpoints, kept: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
         pace.calls = 0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_flux import TinyCheckpoints, tensors_of
 from torch import Tensor
 
 import fluxsmith as fs
 from fluxsmith.errors import IncompatibleError
+from support.tiny_flux import TinyCheckpoints, tensors_of
 
 
 def forward(model: torch.nn.Module, guidance: float | None) -> Tensor:

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from support.tiny_flux import TinyCheckpoints, tensors_of
 
 import fluxsmith as fs
 from fluxsmith.engine import memory
 from fluxsmith.recipes.expressions import Expression
+from support.tiny_flux import TinyCheckpoints, tensors_of
 
 
 def wishes(a: Path, b: Path, c: Path) -> dict[str, Expression]:
@@ -36,7 +36,9 @@ def merged(wish: Expression, out: Path, **options: object) -> str:
 
 
 @pytest.mark.parametrize("name", ["weighted_sum", "linear", "slerp", "ties", "dare_ties", "nested"])
-def test_same_bytes_for_any_threads_and_input_layouts(name: str, tiny: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_same_bytes_for_any_threads_and_input_layouts(
+    name: str, tiny: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Tiny tensors would fit one tile: with small tiles several threads share a tensor.
     monkeypatch.setattr(memory, "TILE", 1 << 10)
     monkeypatch.setattr(memory, "SMALLEST", 1 << 8)
@@ -58,7 +60,9 @@ def test_same_bytes_for_any_output_layout(name: str, tiny: TinyCheckpoints, tmp_
 
 
 @pytest.mark.parametrize("name", ["weighted_sum", "linear", "ties", "dare_ties"])
-def test_tile_size_does_not_change_elementwise_results(name: str, tiny: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_size_does_not_change_elementwise_results(
+    name: str, tiny: TinyCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wish = wishes(tiny.a, tiny.b, tiny.c)[name]
     whole = merged(wish, tmp_path / "whole.safetensors")
     monkeypatch.setattr(memory, "TILE", 1 << 9)

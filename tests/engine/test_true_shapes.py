@@ -76,7 +76,8 @@ def test_every_output_byte_is_written_once(giants: dict[str, Path]) -> None:
 def test_planning_does_not_import_torch(giants: dict[str, Path]) -> None:
     code = (
         "import sys; from fluxsmith.cli.main import main\n"
-        f"try: main(['plan', '0.5*a + 0.5*b', '-m', 'a={giants['dev']}', '-m', 'b={giants['bfl']}'])\nexcept SystemExit as e: assert not e.code\n"
+        f"try: main(['plan', '0.5*a + 0.5*b', '-m', 'a={giants['dev']}', '-m', 'b={giants['bfl']}'])\n"
+        "except SystemExit as e: assert not e.code\n"
         "sys.exit('torch' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1"})

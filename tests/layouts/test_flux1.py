@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from support.tiny_flux import TINY, TinyCheckpoints, make_transformer, save_diffusers, tensors_of
 
 import fluxsmith as fs
 from fluxsmith.io.shards import place
 from fluxsmith.layouts import FLUX1
 from fluxsmith.layouts.emission import emit
+from support.tiny_flux import TINY, TinyCheckpoints, make_transformer, save_diffusers, tensors_of
 
 DEV = {"H": 3072, "M": 12288, "D": 128, "T": 256, "ctx": 4096, "vec": 768, "in": 64, "out": 64, "double": 19, "single": 38, "guidance": 1}
 

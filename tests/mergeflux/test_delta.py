@@ -27,9 +27,7 @@ def test_prunings_and_combinations(files: Files, merge: Merge, combine: str, sig
         "--task_weights", *weights, "--saving_precision", "float",
     )  # fmt: skip
     prune = "none" if density is None else "magnitude"
-    expected = delta_merge(
-        files.tensors["base"], files.of("a d"), prune, combine, density or 0.0, weights, sign, save=torch.float32
-    )
+    expected = delta_merge(files.tensors["base"], files.of("a d"), prune, combine, density or 0.0, weights, sign, save=torch.float32)
     assert_same(found, expected)
 
 
@@ -37,17 +35,13 @@ def test_prunings_and_combinations(files: Files, merge: Merge, combine: str, sig
 @pytest.mark.parametrize("save", ["float", "fp16", "bf16"])
 @pytest.mark.parametrize("compute", ["float", "fp16", "bf16"])
 @pytest.mark.parametrize("prune", ["none", "magnitude"])
-def test_types_of_calculation_and_output(
-    files: Files, merge: Merge, prune: str, compute: str, save: str, combine: str, sign: str
-) -> None:
+def test_types_of_calculation_and_output(files: Files, merge: Merge, prune: str, compute: str, save: str, combine: str, sign: str) -> None:
     weights = [0.7, -1.3, 0.1]
     found, _ = merge(
         *flags(files, "b", "a c d", "--prune_method", prune, "--merge_method", combine, "--majority_sign_method", sign),
         "--task_weights", *weights, "--precision", compute, "--saving_precision", save,
     )  # fmt: skip
-    expected = delta_merge(
-        files.tensors["b"], files.of("a c d"), prune, combine, 0.5, weights, sign, TYPES[compute], TYPES[save]
-    )
+    expected = delta_merge(files.tensors["b"], files.of("a c d"), prune, combine, 0.5, weights, sign, TYPES[compute], TYPES[save])
     assert_same(found, expected)
 
 

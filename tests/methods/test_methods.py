@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from support.tiny_flux import TinyCheckpoints, tensors_of
 from torch import Tensor
 
 import fluxsmith as fs
 from fluxsmith.errors import RecipeError
 from fluxsmith.recipes.expressions import Expression
+from support.tiny_flux import TinyCheckpoints, tensors_of
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def ties_by_definition(base: Tensor, models: list[Tensor], density: float, weigh
     return base + total / divisor.where(divisor != 0, torch.ones_like(divisor))
 
 
-@pytest.mark.parametrize(("density", "sign"), [(0.5, "magnitude"), (0.2, "magnitude"), (0.9, "count"), (1.0, "magnitude"), (0.0, "magnitude")])
+@pytest.mark.parametrize(
+    ("density", "sign"), [(0.5, "magnitude"), (0.2, "magnitude"), (0.9, "count"), (1.0, "magnitude"), (0.0, "magnitude")]
+)
 def test_ties_is_the_paper(density: float, sign: str, tiny: TinyCheckpoints, whole: list[dict[str, Tensor]], tmp_path: Path) -> None:
     a, b, c = models(tiny)
     out = run(fs.ties(a, b, c, density=density, weights=[1.0, 0.5], sign=sign), tmp_path)

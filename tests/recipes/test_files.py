@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from support.tiny_flux import TinyCheckpoints, tensors_of
 
 import fluxsmith as fs
 from fluxsmith.engine.plan import Apply, Plan
 from fluxsmith.recipes.loading import load_preset, load_recipe, presets, recipe_from_text
 from fluxsmith.recipes.saving import recipe_to_text
+from support.tiny_flux import TinyCheckpoints, tensors_of
 
 FULL = """\
 fluxsmith: 1

@@ -52,8 +52,7 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str] = ()) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     right = [all(_is_number(row[i]) for row in cells) for i in range(len(widths))] if cells else [False] * len(widths)
     return "\n".join(
-        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True)).rstrip() for line in lines
     )
 
 

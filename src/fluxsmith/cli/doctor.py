@@ -82,7 +82,10 @@ def _settings() -> dict[str, tuple[str, str]]:
     return {
         "Hub endpoint": of("HF_ENDPOINT", os.environ.get("HF_ENDPOINT", constants.ENDPOINT)),
         "Hub cache": of("HF_HOME", constants.HF_HUB_CACHE),
-        "Hub token": ("present" if Path(constants.HF_TOKEN_PATH).exists() or os.environ.get("HF_TOKEN") else "none", "HF_TOKEN or hf auth login"),
+        "Hub token": (
+            "present" if Path(constants.HF_TOKEN_PATH).exists() or os.environ.get("HF_TOKEN") else "none",
+            "HF_TOKEN or hf auth login",
+        ),
         "hashes of inputs": of("XDG_CACHE_HOME", str(HashMemory().path)),
         "threads": (str(min(os.cpu_count() or 1, 16)), "default; --threads"),
         "date in outputs": of("SOURCE_DATE_EPOCH", os.environ.get("SOURCE_DATE_EPOCH", "none")),

@@ -31,7 +31,9 @@ def command(what: str, name: str | None, console: Console) -> None:
         console.data(table([(key, text) for key, text in summaries.items()]), summaries)
         return
     if name not in summaries:
-        raise UsageError("usage.unknown-name", f"`{name}` is none of the {what}", hint=did_you_mean(name, list(summaries)), fix=f"fluxsmith list {what}")
+        raise UsageError(
+            "usage.unknown-name", f"`{name}` is none of the {what}", hint=did_you_mean(name, list(summaries)), fix=f"fluxsmith list {what}"
+        )
     text = detail(name)
     console.data(text, {"name": name, "text": text})
 

@@ -116,5 +116,8 @@ def _report_bug(error: Exception) -> int:
     with tempfile.NamedTemporaryFile("w", prefix="fluxsmith-", suffix=".log", delete=False) as log:
         log.write(f"fluxsmith {VERSION}\n{' '.join(sys.argv)}\n\n")
         traceback.print_exception(error, file=log)
-    print(f"error[bug]: {type(error).__name__}: {error}\n  log  {log.name}\n  fix  please report it; FLUXSMITH_DEBUG=1 shows the traceback", file=sys.stderr)
+    print(
+        f"error[bug]: {type(error).__name__}: {error}\n  log  {log.name}\n  fix  please report it; FLUXSMITH_DEBUG=1 shows the traceback",
+        file=sys.stderr,
+    )
     return 1

@@ -49,7 +49,9 @@ def talk_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 wish_options = _all(
     click.argument("wish", metavar="RECIPE|FORMULA", required=False),
-    click.option("-m", "--model", "models", multiple=True, metavar="NAME=REF", help="A model of the formula, or in place of one of the recipe's."),
+    click.option(
+        "-m", "--model", "models", multiple=True, metavar="NAME=REF", help="A model of the formula, or in place of one of the recipe's."
+    ),
     click.option("--preset", metavar="NAME", help="A recipe that ships with fluxsmith (fluxsmith list presets)."),
     click.option("--set", "assign", multiple=True, metavar="A.B=V", help="Change a field of the recipe."),
     click.option("--guidance", metavar="POLICY", help="Where inputs differ in guidance layers: keep, drop, zero, bake(3.5), from(NAME)."),
@@ -58,12 +60,16 @@ wish_options = _all(
 
 output_options = _all(
     click.option("--layout", type=click.Choice(["bfl", "diffusers", "comfy"]), help="Names in the output (default: as the first input)."),
-    click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"]), help="Type of the output (default: as the inputs)."),
+    click.option(
+        "--dtype", type=click.Choice(["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"]), help="Type of the output (default: as the inputs)."
+    ),
     click.option("--shard-size", metavar="SIZE", help="Largest file of a folder, such as 10GB."),
 )
 
 run_options = _all(
-    click.option("--device", type=click.Choice(["cpu", "cuda", "npu", "mps", "auto"]), default="cpu", show_default=True, help="Where to compute."),
+    click.option(
+        "--device", type=click.Choice(["cpu", "cuda", "npu", "mps", "auto"]), default="cpu", show_default=True, help="Where to compute."
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="Threads (default: one per core, at most 16)."),
     click.option("--memory", metavar="SIZE", help="Limit of memory, such as 2GB: fewer threads, or an error before the run."),
     click.option("--resume", is_flag=True, help="Go on with an interrupted run."),

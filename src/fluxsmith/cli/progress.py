@@ -78,7 +78,11 @@ class RunDisplay:
         if self._live is not None:
             self._live.update(self._line(bar=True))
         elif self._console.as_json:
-            print(json.dumps({"t": round(time.time(), 3), "stage": self._verb, "done": self._done, "total": self._total}), file=sys.stderr, flush=True)
+            print(
+                json.dumps({"t": round(time.time(), 3), "stage": self._verb, "done": self._done, "total": self._total}),
+                file=sys.stderr,
+                flush=True,
+            )
         else:
             self._console.talk(self._line(bar=False))
 

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["run_and_show"]
 
 
-def run_and_show(
-    recipe: Recipe, output: Path, settings: Settings, console: Console, *, verb: str = "merge", **options: Any
-) -> Merged:
+def run_and_show(recipe: Recipe, output: Path, settings: Settings, console: Console, *, verb: str = "merge", **options: Any) -> Merged:
     """Run a recipe into a file or folder with a progress display and a summary; options are those of engine.merge."""
     from fluxsmith.engine.merging import merge
     from fluxsmith.reports.card import card_files
@@ -36,7 +34,9 @@ def _summarise(done: Merged, console: Console) -> None:
     total = sum(outcome.saturated.values())
     if total:
         name = max(outcome.saturated, key=lambda key: outcome.saturated[key])
-        console.warn(f"{total} values in {len(outcome.saturated)} tensors were too large for the type and became its largest (most in {name})")
+        console.warn(
+            f"{total} values in {len(outcome.saturated)} tensors were too large for the type and became its largest (most in {name})"
+        )
     for name in sorted(outcome.equal_to):
         console.warn(f"the result is equal to `{name}`: the merge changed nothing")
     count = sum(len(file.tensors) for file in plan.files)

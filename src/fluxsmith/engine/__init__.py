@@ -1,18 +1,18 @@
 """The merge engine: a recipe becomes a plan (pure data, without torch), a run streams what the plan says.
 
-    plan.py          what a plan is
-    planning.py      recipe + headers -> plan; every key accounted for
-    programs.py      the program of one tensor
-    memory.py        how large tiles are and what they take
-    lineage.py       what an output says of itself
-    schedule.py      the order of tiles, passes and jobs
-    tiles.py         evaluating a program on a tile
-    streaming.py     threads that take tiles from a schedule
-    execution.py     what a run does with a tile: checks, writing
-    devices.py       CPU and accelerators
-    allocation.py    keeping freed tiles
-    journal.py       what an interrupted run has done
-    input_hashes.py  hashing inputs beside the run
-    merging.py       a whole merge into a file or folder
-    in_memory.py     the same into memory
+plan.py          what a plan is
+planning.py      recipe + headers -> plan; every key accounted for
+programs.py      the program of one tensor
+memory.py        how large tiles are and what they take
+lineage.py       what an output says of itself
+schedule.py      the order of tiles, passes and jobs
+tiles.py         evaluating a program on a tile
+streaming.py     threads that take tiles from a schedule
+execution.py     what a run does with a tile: checks, writing
+devices.py       CPU and accelerators
+allocation.py    keeping freed tiles
+journal.py       what an interrupted run has done
+input_hashes.py  hashing inputs beside the run
+merging.py       a whole merge into a file or folder
+in_memory.py     the same into memory
 """

@@ -66,5 +66,7 @@ def open_device(name: str) -> str:
         return next(kind for kind in ("cuda", "npu", "mps", "cpu") if present[kind])
     if not present.get(name, False):
         here = ", ".join(kind for kind, there in present.items() if there)
-        raise UsageError("usage.no-device", f"there is no {name} device on this machine", facts={"here": here}, fix=f"--device {here.split(',')[0]}")
+        raise UsageError(
+            "usage.no-device", f"there is no {name} device on this machine", facts={"here": here}, fix=f"--device {here.split(',')[0]}"
+        )
     return name

@@ -33,9 +33,7 @@ def license_of(checkpoint: Checkpoint) -> str:
     return recorded or _LICENSES.get(checkpoint.reference.split("@")[0].split(":")[0], "unknown")
 
 
-def output_metadata(
-    recipe: Recipe, text: str, inputs: Sequence[Input], layout: str, config: Mapping[str, Any] | None
-) -> dict[str, str]:
+def output_metadata(recipe: Recipe, text: str, inputs: Sequence[Input], layout: str, config: Mapping[str, Any] | None) -> dict[str, str]:
     """The metadata of an output, hashes still zero. All values are strings, as the format demands."""
     data = {"format": "pt", "modelspec.sai_model_spec": "1.0.1"}
     if config is not None:
@@ -77,9 +75,7 @@ def recorded_inputs(metadata: Mapping[str, str]) -> dict[str, list[dict[str, str
 
 def _inputs_json(inputs: Sequence[Input], hashes: Mapping[str, str]) -> str:
     def entry(i: Input) -> dict[str, Any]:
-        files = [
-            {"name": os.path.basename(f.path), "size": str(f.size), "hash": hashes.get(f.path, NO_HASH)} for f in i.files
-        ]
+        files = [{"name": os.path.basename(f.path), "size": str(f.size), "hash": hashes.get(f.path, NO_HASH)} for f in i.files]
         return {"name": i.name, "reference": i.reference, "files": files}
 
     return json.dumps([entry(i) for i in inputs], separators=(",", ":"))

@@ -98,9 +98,7 @@ def merge(
     return run_plan(plan, output, settings or Settings(), resume, sha256, observer or Silent())
 
 
-def run_plan(
-    plan: Plan, output: Path, settings: Settings, resume: bool, sha256: bool, observer: Observer
-) -> Merged:
+def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, sha256: bool, observer: Observer) -> Merged:
     """Run a plan into its target."""
     sink, done = _open_sink(plan, output, resume)
     journal = Journal(sink.journal, plan.digest(), sink)

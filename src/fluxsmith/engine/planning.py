@@ -238,9 +238,7 @@ class _Planner:
                 return f"dropped (rule {rule.selector.text})"
         return f"dropped (missing: {self.recipe.missing})" if self.recipe.missing != "error" else "not used (weight 0)"
 
-    def _assemble(
-        self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...]
-    ) -> Plan:
+    def _assemble(self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...]) -> Plan:
         layout = self._layout()
         emitted = emit(tensors, layout, table_of(self.pattern.family))
         out_dtypes = [dtypes[tensor.placements[0].source] for tensor in emitted]
@@ -266,7 +264,9 @@ class _Planner:
             wanted = self.recipe.output.layout
             if wanted not in (None, "structural"):
                 raise IncompatibleError(
-                    "output.no-layout", f"a {first.family} checkpoint has no {wanted} layout here: it is merged key by key", fix="leave --layout out"
+                    "output.no-layout",
+                    f"a {first.family} checkpoint has no {wanted} layout here: it is merged key by key",
+                    fix="leave --layout out",
                 )
             return "structural"
         if self.recipe.output.layout:

@@ -126,9 +126,7 @@ class _Program:
     def _apply(self, method: Method, indices: list[int | None], fixed: int, options: dict[str, Any]) -> int | None:
         """A call without the variadic inputs that are absent, or whose weight is zero where that means unread."""
         weights = options.get("weights") if method.skips_zero else None
-        kept = [
-            i for i in range(len(indices) - fixed) if indices[fixed + i] is not None and (weights is None or weights[i] != 0)
-        ]
+        kept = [i for i in range(len(indices) - fixed) if indices[fixed + i] is not None and (weights is None or weights[i] != 0)]
         if not kept and method.inputs[-1].variadic:
             return indices[0] if fixed else None
         if len(kept) == 1 and not fixed and method.skips_zero and options.get("normalize"):

@@ -52,7 +52,12 @@ def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
             raise IncompatibleError(
                 "reproduce.other-input",
                 f"`{model.name}` is not the input that {Path(checkpoint.reference).name} was made from",
-                facts={"input": model.reference, "file": name, "expected": ", ".join(wanted) or "no hash recorded", "found": found.get(name, "-")},
+                facts={
+                    "input": model.reference,
+                    "file": name,
+                    "expected": ", ".join(wanted) or "no hash recorded",
+                    "found": found.get(name, "-"),
+                },
                 fix=f"-m {model.name}=PATH names the right one",
             )
         compared += len(files)

@@ -1,15 +1,15 @@
 """Bytes: opening checkpoints by their headers, views of their extents, and writing outputs all or nothing.
 
-    dtypes.py      element types and their names
-    header.py      the header of a safetensors file, read strictly and written
-    sniff.py       what a file is that is no safetensors file
-    checkpoint.py  a file, a folder of shards, or files on the Hub, by headers alone
-    pickled.py     torch.save files as extents, without running pickles
-    views.py       tensors as lists of byte extents
-    shards.py      where every tensor of an output will lie
-    writer.py      temporary file, preallocated, synced, verified, renamed
-    references.py  what a user names: paths, pocket/NAME, Hub repositories
-    hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256
+dtypes.py      element types and their names
+header.py      the header of a safetensors file, read strictly and written
+sniff.py       what a file is that is no safetensors file
+checkpoint.py  a file, a folder of shards, or files on the Hub, by headers alone
+pickled.py     torch.save files as extents, without running pickles
+views.py       tensors as lists of byte extents
+shards.py      where every tensor of an output will lie
+writer.py      temporary file, preallocated, synced, verified, renamed
+references.py  what a user names: paths, pocket/NAME, Hub repositories
+hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256
 """
 
 from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint

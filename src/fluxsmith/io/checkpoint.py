@@ -157,9 +157,7 @@ def open_folder(folder: Folder, reference: str) -> Checkpoint:
     return _open_shards(folder, reference, index, names, config)
 
 
-def _open_shards(
-    folder: Folder, reference: str, index: str, names: list[str], config: Mapping[str, Any] | None
-) -> Checkpoint:
+def _open_shards(folder: Folder, reference: str, index: str, names: list[str], config: Mapping[str, Any] | None) -> Checkpoint:
     weight_map, total = _weight_map(folder, index)
     shards = sorted(set(weight_map.values()))
     missing = [name for name in shards if name not in names]
@@ -275,5 +273,3 @@ def _sibling_config(path: Path) -> Mapping[str, Any] | None:
     if path.stem not in STEMS or not config.exists():
         return None
     return _json(LocalFolder(path.parent), "config.json")
-
-

@@ -117,9 +117,7 @@ def _entry(name: str, key: str, value: object) -> TensorEntry:
         raise _bad(name, "file.unknown-dtype", f"stores `{key}` as `{dtype}`, an element type that is not known", key)
     expected = DTYPES[dtype].nbytes(prod(shape))
     if stop - start != expected:
-        raise _bad(
-            name, "file.bad-header", f"gives `{key}` {stop - start} bytes where {dtype} {list(shape)} needs {expected}", key
-        )
+        raise _bad(name, "file.bad-header", f"gives `{key}` {stop - start} bytes where {dtype} {list(shape)} needs {expected}", key)
     return TensorEntry(dtype, shape, start, stop)
 
 

@@ -40,7 +40,9 @@ def check_readable(path: Path) -> int:
     if path.is_dir():
         raise FileError("file.is-folder", f"{path} is a folder where a file was expected", facts=facts)
     if path.suffix in _PARTIAL:
-        raise FileError("file.unfinished-download", f"{path.name} is a download that has not finished", facts=facts, fix="download it again")
+        raise FileError(
+            "file.unfinished-download", f"{path.name} is a download that has not finished", facts=facts, fix="download it again"
+        )
     size = path.stat().st_size
     if size == 0:
         raise FileError("file.empty", f"{path.name} is empty (0 bytes)", facts=facts, fix="download it again")

@@ -1,11 +1,11 @@
 """Names and shapes: one declarative table per family gives both directions, the expected keys and the blocks.
 
-    table.py       what a row of a table says, and how it expands to tensors
-    flux1.py       FLUX.1 (a new family is one such file and one line in TABLES below)
-    structural.py  any other state dict, as it is
-    detection.py   which family and layout a file has
-    binding.py     a checkpoint as views of canonical tensors
-    emission.py    canonical tensors written in any layout
+table.py       what a row of a table says, and how it expands to tensors
+flux1.py       FLUX.1 (a new family is one such file and one line in TABLES below)
+structural.py  any other state dict, as it is
+detection.py   which family and layout a file has
+binding.py     a checkpoint as views of canonical tensors
+emission.py    canonical tensors written in any layout
 """
 
 from fluxsmith.layouts.binding import Bound

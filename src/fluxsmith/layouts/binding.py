@@ -117,9 +117,7 @@ def _names(row: Row, layout: str) -> tuple[str, ...]:
     return row.names.get(layout, (row.stem,))
 
 
-def _equations(
-    table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterable[tuple[tuple[str, ...], int]]:
+def _equations(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[tuple[str, ...], int]]:
     """Pairs (symbols, value) that say: the sum of these dims is this value."""
     zero = dict.fromkeys(table.depth_stems, 0)
     for row in table.rows:
@@ -143,9 +141,7 @@ def _expected_shapes(spec: Iterable[Canonical], layout: str) -> dict[str, tuple[
     return shapes
 
 
-def _check_prefix(
-    checkpoint: Checkpoint, prefix: str, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, View]
-) -> None:
+def _check_prefix(checkpoint: Checkpoint, prefix: str, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, View]) -> None:
     """Tensors that seem to be missing may be there under another prefix."""
     elsewhere = [p + name for name in expected if name not in stored for p in PREFIXES if p + name in checkpoint.tensors]
     if elsewhere:

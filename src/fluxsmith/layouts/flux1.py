@@ -45,15 +45,16 @@ _ROWS = (
     *_stream("txt", context=True),
     linear(f"{_S}.modulation.lin", "H H H", "H", diffusers=f"{_SD}.norm.linear"),
     linear(
-        f"{_S}.linear1", "H H H M", "H", segments="q k v mlp",
+        f"{_S}.linear1",
+        "H H H M",
+        "H",
+        segments="q k v mlp",
         diffusers=f"{_SD}.attn.to_q {_SD}.attn.to_k {_SD}.attn.to_v {_SD}.proj_mlp",
-    ),  # fmt: skip
+    ),
     linear(f"{_S}.linear2", "H", "H M", diffusers=f"{_SD}.proj_out"),
     scale(f"{_S}.norm.query_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_q"),
     scale(f"{_S}.norm.key_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_k"),
-    linear(
-        "final_layer.adaLN_modulation.1", "H H", "H", tags="modulation", order={"diffusers": (1, 0)}, diffusers="norm_out.linear"
-    ),
+    linear("final_layer.adaLN_modulation.1", "H H", "H", tags="modulation", order={"diffusers": (1, 0)}, diffusers="norm_out.linear"),
     linear("final_layer.linear", "out", "H", diffusers="proj_out"),
 )
 

@@ -131,12 +131,8 @@ class Table:
         starts = [sum(rows[:i]) for i in range(len(rows))]
         shape = (sum(rows),) if row.cols is None or suffix == "bias" else (sum(rows), sum(dims[c] for c in row.cols))
         stem = row.stem.format(**fill)
-        pieces = {
-            layout: tuple(self._pieces(row, suffix, layout, starts, rows, fill)) for layout in self.layouts
-        }
-        segments = tuple(
-            Segment(name, starts[i], starts[i] + rows[i]) for i, name in enumerate(row.segments)
-        )
+        pieces = {layout: tuple(self._pieces(row, suffix, layout, starts, rows, fill)) for layout in self.layouts}
+        segments = tuple(Segment(name, starts[i], starts[i] + rows[i]) for i, name in enumerate(row.segments))
         tags = frozenset(part for part in stem.split(".") if not part.isdigit()) | frozenset(row.tags)
         block = f"{depth}.{index}" if depth else None
         return Canonical(f"{stem}.{suffix}", shape, block, tags, segments, pieces)

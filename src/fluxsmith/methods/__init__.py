@@ -36,16 +36,16 @@ def find_method(name: str) -> Method:
 
 # Importing a file registers its methods; the order is that of `fluxsmith list methods`.
 from fluxsmith.methods import (  # noqa: E402
-    weighted_sum,
-    linear,
-    combination,
-    slerp,
     add_difference,
-    task_arithmetic,
-    ties,
+    bake_guidance,
+    combination,
     dare,
     delta_merge,
-    bake_guidance,
+    linear,
+    slerp,
+    task_arithmetic,
+    ties,
+    weighted_sum,
 )  # isort: skip
 
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)

@@ -8,9 +8,7 @@ __all__ = ["bake_guidance"]
 
 
 @merge_method(whole=True, propagates=True)
-def bake_guidance(
-    bias: Weight, in_weight: Weight, in_bias: Weight, out_weight: Weight, out_bias: Weight, *, guidance: float
-) -> Weight:
+def bake_guidance(bias: Weight, in_weight: Weight, in_bias: Weight, out_weight: Weight, out_bias: Weight, *, guidance: float) -> Weight:
     """time_in.out_layer.bias + guidance_in(embed(1000 * guidance)).
 
     Both embeddings are added in the model, so the sum is exact at this guidance. embed is the sinusoidal embedding of

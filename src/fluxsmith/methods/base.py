@@ -159,9 +159,7 @@ def merge_method(
     return declare if function is None else declare(function)
 
 
-def _read_signature(
-    function: Callable[..., Any], statistics: Mapping[str, Statistic], name: str, traits: Mapping[str, Any]
-) -> Method:
+def _read_signature(function: Callable[..., Any], statistics: Mapping[str, Statistic], name: str, traits: Mapping[str, Any]) -> Method:
     hints = get_type_hints(function)
     inputs: list[Input] = []
     options: dict[str, Option] = {}

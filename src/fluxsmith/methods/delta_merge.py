@@ -46,9 +46,7 @@ def _disjoint_mean(weighted: Sequence[Delta], by_count: bool, compute: dtype) ->
 
 
 @merge_method
-def delta_merge(
-    base: Weight, *models: Weight, weights: PerInput = (), combine: Combine = "sum", sign: Sign = "total"
-) -> Weight:
+def delta_merge(base: Weight, *models: Weight, weights: PerInput = (), combine: Combine = "sum", sign: Sign = "total") -> Weight:
     """base + the sum, mean or disjoint mean of w_i (m_i - base)."""
     return base + _combine(deltas(base, *models), weights, combine, sign)
 

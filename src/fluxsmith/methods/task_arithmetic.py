@@ -7,9 +7,7 @@ __all__ = ["task_arithmetic"]
 
 
 @merge_method(propagates=True, paper="Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089)")
-def task_arithmetic(
-    base: Weight, *models: Weight, weights: PerInput = (), normalize: bool = False, scale: float = 1.0
-) -> Weight:
+def task_arithmetic(base: Weight, *models: Weight, weights: PerInput = (), normalize: bool = False, scale: float = 1.0) -> Weight:
     """base + scale * sum_i w_i (m_i - base); with `normalize`, w is divided by sum(w)."""
     factors = shares(weights, normalize)
     total = (models[0] - base).mul_(factors[0])

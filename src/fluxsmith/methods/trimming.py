@@ -6,6 +6,7 @@ Notation of TIES (Yadav et al. 2023): d_i = m_i - base; a trimmed delta is zero 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from fluxsmith.methods.base import Delta, Masks, Weight
 from fluxsmith.methods.statistics import kth_magnitude
 

@@ -1,4 +1,4 @@
 """Stock diffusers modules from checkpoints, recipes and formulas.
 
-    transformer.py  a FluxTransformer2DModel filled straight from the engine
+transformer.py  a FluxTransformer2DModel filled straight from the engine
 """

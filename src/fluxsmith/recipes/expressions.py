@@ -191,9 +191,7 @@ def check_option(method: Method, key: str, value: Any, variadic: int) -> Any:
             raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a list of numbers, one per input, not `{value}`")
         values = tuple(cast("Sequence[Any]", value))
         if len(values) != variadic:
-            raise RecipeError(
-                "recipe.wrong-length", f"{method.name} needs {variadic} numbers for `{key}`, {len(values)} are given"
-            )
+            raise RecipeError("recipe.wrong-length", f"{method.name} needs {variadic} numbers for `{key}`, {len(values)} are given")
         return tuple(_check_number(method, key, v, "float") for v in values)
     if option.kind == "word":
         if value not in option.words:

@@ -19,9 +19,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
 }
 
 
-def parse_formula(
-    text: str, names: Mapping[str, Expression], file: str = "formula", missing: str = "add -m {}=FILE"
-) -> Expression:
+def parse_formula(text: str, names: Mapping[str, Expression], file: str = "formula", missing: str = "add -m {}=FILE") -> Expression:
     """The expression that a formula means; `names` are the models and steps that it may use.
 
     `missing` is the advice where a name is none of them. Raises RecipeError pointing at the place that cannot be meant.
@@ -57,13 +55,18 @@ class _Reader:
             return self._binary(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return self._call(node, node.func.id)
-        raise self._error(node, "formulas have numbers, names, + - * / and calls of methods")
+        raise self._error(node, "a formula has numbers, names, + - * / and calls of methods")
 
     def _binary(self, node: ast.BinOp) -> Any:
         left, right = self.read(node.left), self.read(node.right)
         both = isinstance(left, Expression), isinstance(right, Expression)
-        wrong: dict[type[ast.operator], bool] = {ast.Add: both in ((True, False), (False, True)), ast.Sub: both in ((True, False), (False, True)),
-                 ast.Mult: both == (True, True), ast.Div: both[1]}  # fmt: skip
+        one_is_a_number = both in ((True, False), (False, True))
+        wrong: dict[type[ast.operator], bool] = {
+            ast.Add: one_is_a_number,
+            ast.Sub: one_is_a_number,
+            ast.Mult: both == (True, True),
+            ast.Div: both[1],
+        }
         if wrong[type(node.op)]:
             raise self._error(node, "models are added to models and multiplied by numbers")
         try:

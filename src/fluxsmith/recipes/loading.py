@@ -56,7 +56,9 @@ def load_preset(name: str, models: Mapping[str, str], assign: Sequence[str] = ()
     """A preset with some of its models replaced; raises UsageError where there is no such preset."""
     known = presets()
     if name not in known:
-        raise UsageError("usage.unknown-preset", f"`{name}` is not a preset", hint=did_you_mean(name, list(known)), fix="fluxsmith list presets")
+        raise UsageError(
+            "usage.unknown-preset", f"`{name}` is not a preset", hint=did_you_mean(name, list(known)), fix="fluxsmith list presets"
+        )
     return load_recipe(known[name], models=models, assign=assign)
 
 

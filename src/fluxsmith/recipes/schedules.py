@@ -40,9 +40,7 @@ class Schedule:
 Number = float | Ramp | Schedule
 
 
-def resolve(
-    value: "Number", tensor: Canonical, segment: str | None, blocks: Mapping[str, Sequence[int]], used: set[str]
-) -> float:
+def resolve(value: "Number", tensor: Canonical, segment: str | None, blocks: Mapping[str, Sequence[int]], used: set[str]) -> float:
     """The number for one tensor (or one named part of it).
 
     `blocks` gives the block numbers of the model per kind; selectors that matched are added to `used`.

@@ -1,9 +1,9 @@
 """Selectors: which tensors a number or a rule is for, in canonical names whatever the files' layout.
 
-    double.3   double.0-9   single   double.4-8.img_attn    blocks, ranges of blocks, and a part of them
-    img_attn   txt_mlp   modulation   guidance   q   k   v  named parts (q, k, v and mlp cut fused tensors)
-    *.img_mlp.*   final_layer.*                             globs on the canonical name
-    re:(img|txt)_attn\\.proj                                 a regular expression, searched anywhere in the name
+double.3   double.0-9   single   double.4-8.img_attn    blocks, ranges of blocks, and a part of them
+img_attn   txt_mlp   modulation   guidance   q   k   v  named parts (q, k, v and mlp cut fused tensors)
+*.img_mlp.*   final_layer.*                             globs on the canonical name
+re:(img|txt)_attn\\.proj                                 a regular expression, searched anywhere in the name
 """
 
 import re

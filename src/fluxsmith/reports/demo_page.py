@@ -16,7 +16,8 @@ __all__ = ["demo_page"]
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e22; --paper: #fcfcfa; --soft: #6b7078; --line: #dededb; --good: #2e7d4f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e8e4; --paper: #17181b; --soft: #9aa0a8; --line: #33353a; --good: #6fcf97; } }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
+body { font: 16px/1.55 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper); max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
 h1 { font-size: 1.7rem; margin-bottom: .3rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 p.lead { color: var(--soft); margin-top: 0 }
 img { max-width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fcfcfa }
@@ -28,9 +29,7 @@ code { font-family: ui-monospace, monospace; font-size: .92em }
 """
 
 
-def demo_page(
-    scores: Mapping[str, Mapping[str, SkillScore]], judges: Mapping[str, float], sheet: Path, formula: str, steps: int
-) -> str:
+def demo_page(scores: Mapping[str, Mapping[str, SkillScore]], judges: Mapping[str, float], sheet: Path, formula: str, steps: int) -> str:
     """The page as text; the sheet is put inside it."""
     picture = base64.b64encode(sheet.read_bytes()).decode()
     skills = list(next(iter(scores.values())))
@@ -49,8 +48,8 @@ def demo_page(
 <img alt="Rows of digits drawn by the parents and the merged models, from the same seeds" src="data:image/png;base64,{picture}">
 <h2>How often they draw what was asked for</h2>
 <table><thead><tr><th>model</th>{head}</tr></thead><tbody>{rows}</tbody></table>
-<p class="lead">{count} images for each cell, {steps} steps, same seeds in every row. The judges are classifiers; on real test images they are right
-in {judges["digit"]:.1%} (digit) and {judges["style"]:.1%} (style) of cases.</p>
+<p class="lead">{count} images for each cell, {steps} steps, same seeds in every row. The judges are classifiers;
+on real test images they are right in {judges["digit"]:.1%} (digit) and {judges["style"]:.1%} (style) of cases.</p>
 <h2>How to do this with your own files</h2>
 <pre><code>fluxsmith plan  --preset flux-krea-schnell -m schnell=FILE -m krea=FILE      # headers only: what would happen
 fluxsmith merge --preset flux-krea-schnell -m schnell=FILE -m krea=FILE -o merged/transformer

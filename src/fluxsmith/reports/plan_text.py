@@ -34,7 +34,8 @@ def plan_facts(plan: Plan, output: Path | None, threads: int) -> dict[str, Any]:
         },
         "needs": {
             "memory": peak_bytes(plan.needs.tile_bytes, plan.needs.whole_bytes, threads), "memory_present": _memory_present(),
-            "disk": plan.needs.disk, "disk_free": shutil.disk_usage(_parent(output)).free, "read": plan.needs.read, "written": plan.needs.written,
+            "disk": plan.needs.disk, "disk_free": shutil.disk_usage(_parent(output)).free,
+            "read": plan.needs.read, "written": plan.needs.written,
         },
         "notes": list(plan.notes),
         "digest": plan.digest(),
@@ -50,16 +51,24 @@ def plan_text(facts: dict[str, Any], next_command: str) -> str:
     for number, (name, i) in enumerate(facts["inputs"].items()):
         guidance = {True: ", guidance", False: ", no guidance", None: ""}[i["guidance"]]
         counts = ", ".join(f"{count} {outcome}" for outcome, count in i["outcome"].items())
-        total = sum(i['outcome'].values())
-        keys = f"{i['tensors']} tensors" if total == i['tensors'] else f"{i['tensors']} tensors (as {total})"
+        total = sum(i["outcome"].values())
+        keys = f"{i['tensors']} tensors" if total == i["tensors"] else f"{i['tensors']} tensors (as {total})"
         text = f"{name}  {keys}  {_size(i['bytes'])} {'+'.join(i['dtypes'])}  {i['layout']}{guidance}: {counts}"
         lines.append(("inputs" if number == 0 else "", text))
     lines.append(("tensors", ", ".join(f"{count} {action}" for action, count in facts["actions"].items())))
     out, needs = facts["output"], facts["needs"]
     files = f", {len(out['files'])} files" if len(out["files"]) > 1 else ""
     target = f" -> {out['path']}" if out["path"] else ""
-    lines.append(("output", f"{facts['layout']} layout, {'+'.join(out['dtypes'])}, {out['tensors']} tensors, {_size(out['bytes'])}{files}{target}"))
-    lines.append(("needs", f"RAM {_size(needs['memory'])} of {_size(needs['memory_present'])}   disk {_size(needs['disk'])} of {_size(needs['disk_free'])} free   reads {_size(needs['read'])}"))
+    lines.append(
+        ("output", f"{facts['layout']} layout, {'+'.join(out['dtypes'])}, {out['tensors']} tensors, {_size(out['bytes'])}{files}{target}")
+    )
+    lines.append(
+        (
+            "needs",
+            f"RAM {_size(needs['memory'])} of {_size(needs['memory_present'])}   "
+            f"disk {_size(needs['disk'])} of {_size(needs['disk_free'])} free   reads {_size(needs['read'])}",
+        )
+    )
     lines += [("note", note) for note in facts["notes"]]
     lines.append(("next", next_command))
     return "\n".join(f"  {label:<9} {text}" for label, text in lines)

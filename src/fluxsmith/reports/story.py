@@ -23,7 +23,9 @@ def find_jobs(plan: Plan, key: str) -> list[Job]:
             jobs = [job for job in plan.jobs if any(t.file == number and t.offset in inside for t in job.targets)]
     if not jobs:
         names = [job.tensor for job in plan.jobs] + [key for file in plan.files for key in file.tensors]
-        raise UsageError("usage.unknown-key", f"the result has no tensor `{key}`", hint=did_you_mean(key, names), fix="fluxsmith inspect FILE --keys '*'")
+        raise UsageError(
+            "usage.unknown-key", f"the result has no tensor `{key}`", hint=did_you_mean(key, names), fix="fluxsmith inspect FILE --keys '*'"
+        )
     return jobs
 
 
