@@ -73,6 +73,8 @@ class FluxsmithError(Exception):
         if self.at is not None:
             lines += self._frame(self.at)
         facts = dict(self.facts)
+        if self.hint and self.at is None:
+            facts["hint"] = self.hint
         if self.fix:
             facts["fix"] = self.fix
         width = max((len(label) for label in facts), default=0)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fluxsmith.engine.execution import Settings
     from fluxsmith.recipes.recipe import Recipe
 
-__all__ = ["output_options", "read_wish", "run_options", "settings_from", "talk_options", "wish_options", "with_options"]
+__all__ = ["named_models", "output_options", "read_wish", "run_options", "settings_from", "talk_options", "wish_options", "with_options"]
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -87,14 +87,14 @@ def read_wish(
     from fluxsmith.recipes.loading import load_preset, load_recipe, recipe_from_formula
     from fluxsmith.recipes.recipe import Guidance
 
-    named = dict(_named(text) for text in models)
+    named = named_models(models)
     if preset is not None:
         if wish is not None:
             raise UsageError("usage.preset-and-recipe", "give a preset or a recipe, not both")
         recipe = load_preset(preset, named, assign)
     elif wish is None:
         raise UsageError("usage.no-recipe", "give a recipe, a formula or --preset", fix="fluxsmith merge --help")
-    elif wish.endswith((".yaml", ".yml")) or Path(wish).is_file():
+    elif wish.endswith((".yaml", ".yml")) or _is_file(wish):
         recipe = load_recipe(Path(wish), models=named, assign=assign)
     elif assign:
         raise UsageError("usage.set-on-formula", "--set changes a recipe file, not a formula")
@@ -121,6 +121,23 @@ def settings_from(device: str, threads: int | None, memory: str | None, allow_no
     from fluxsmith.io.shards import parse_size
 
     return Settings(threads, device, parse_size(memory) if memory else None, allow_nonfinite)
+
+
+def named_models(texts: Sequence[str]) -> dict[str, str]:
+    """The references of all `-m NAME=REF`, by name; raises UsageError where one has another form or a name stands twice."""
+    named: dict[str, str] = {}
+    for name, reference in map(_named, texts):
+        if name in named:
+            raise UsageError("usage.bad-model", f"`-m {name}=...` is given twice", facts={"one": named[name], "other": reference})
+        named[name] = reference
+    return named
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False  # a formula that is too long to be a path
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fluxsmith.cli.options import run_options, settings_from, talk_options
+from fluxsmith.cli.options import named_models, run_options, settings_from, talk_options
 
 __all__ = ["command"]
 
@@ -27,15 +27,13 @@ def command(**arguments: Any) -> None:
     """
     from fluxsmith.cli.running import run_and_show
     from fluxsmith.engine.reproduction import check_inputs, recorded_recipe
-    from fluxsmith.errors import IncompatibleError, UsageError
+    from fluxsmith.errors import IncompatibleError
     from fluxsmith.io.hashing import content_hash
     from fluxsmith.io.references import open_reference
 
     a = arguments
     original = open_reference(a["reference"], download=True)
-    named = dict(text.partition("=")[::2] for text in a["models"])
-    if any(not value for value in named.values()):
-        raise UsageError("usage.bad-model", "-m takes NAME=REF", fix="-m dev=flux1-dev.safetensors")
+    named = named_models(a["models"])
     recipe = recorded_recipe(original, named)
     compared = check_inputs(original, recipe)
     a["console"].talk(f"inputs  {compared} files have the recorded hashes")
