@@ -4,7 +4,8 @@
     ├── UsageError            2  wrong flags or arguments
     ├── FileError             3  a file that is missing, broken, or not what its name says
     ├── IncompatibleError     4  inputs that do not fit together
-    │   └── RecipeError       4  a recipe or formula that cannot be meant
+    │   ├── RecipeError       4  a recipe or formula that cannot be meant
+    │   └── MethodError       4  a merge method that raises, or returns what is no result
     ├── ResourceError         5  not enough memory or disk, or an output that is in use
     ├── HubError              6  network, licence gate, missing repository
     └── Interrupted         130  stopped by the user; can be resumed
@@ -22,6 +23,7 @@ __all__ = [
     "HubError",
     "IncompatibleError",
     "Interrupted",
+    "MethodError",
     "Position",
     "RecipeError",
     "ResourceError",
@@ -126,6 +128,10 @@ class IncompatibleError(FluxsmithError):
 
 class RecipeError(IncompatibleError):
     """A recipe or formula that cannot be meant."""
+
+
+class MethodError(IncompatibleError):
+    """A merge method that raises, or returns what is no result; users write methods, too."""
 
 
 class ResourceError(FluxsmithError):

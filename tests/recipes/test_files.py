@@ -42,9 +42,14 @@ def full(tiny: TinyCheckpoints, tmp_path: Path) -> Path:
 
 
 def option(plan: Plan, tensor: str, name: str) -> dict[int, object]:
-    """An option of the last step of every job of a tensor, by the job's first element."""
-    found = {job.origin: job.program[-1] for job in plan.jobs if job.tensor == tensor}
-    return {origin: step.options[name] for origin, step in found.items() if isinstance(step, Apply)}
+    """An option of the last step of every job of a tensor, by the job's first element; one value where all inputs have it."""
+    found: dict[int, object] = {}
+    for job in plan.jobs:
+        step = job.program[-1]
+        if job.tensor == tensor and isinstance(step, Apply):
+            value = step.options[name]
+            found[job.origin] = value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
+    return found
 
 
 def test_numbers_reach_their_tensors(full: Path) -> None:

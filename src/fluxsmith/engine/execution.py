@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fluxsmith.engine.memory import row_elements
 from fluxsmith.engine.plan import Apply, Job, Load, Plan
 from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
@@ -70,19 +71,19 @@ class Execution(Streaming):
 
     def _measure(self, space: Workspace, task: Task) -> None:
         state, job = task.state, task.state.job
-        step_index, _, measurement = state.waiting[0]
-        step = job.program[step_index]
-        assert isinstance(step, Apply)
+        index, measurement = state.waiting[0][0], state.measurement
+        step = job.program[index]
+        assert isinstance(step, Apply) and measurement is not None
         if task.kind == "sample":
-            measurement.prepare(_sample(space, task, step, measurement.sample_size))
+            measurement.prepare(_sample(space, task, index, measurement.sample_size))
             return
-        inputs = space.evaluate(job, task.start, task.stop, state.measured, step.inputs)
+        inputs = space.given(job, index, task.start, task.stop, state.measured)
         if not self._settings.allow_nonfinite:
             for tile in inputs:
                 if not bool(tile.sum().isfinite()):
                     self._check_loads(space, task)
                     _check_finite(tile, job, task.start, f"what {step.method} is given", None)
-        measurement.visit(task.number, inputs)
+        measurement.visit(task.number, inputs, space.drawn(job, index, task.start))
 
     def _write(self, space: Workspace, task: Task) -> None:
         job = task.state.job
@@ -175,16 +176,17 @@ def _unchecked_loads(job: Job) -> list[int]:
     return []
 
 
-def _sample(space: Workspace, task: Task, step: Apply, size: int) -> list[Tensor]:
-    """A statistic's look at its inputs: short runs of elements, spread evenly over the tensor."""
+def _sample(space: Workspace, task: Task, index: int, size: int) -> list[Tensor]:
+    """A statistic's look at its inputs: short runs of elements (or rows), spread evenly over the tensor."""
     import torch
 
     job, runs = task.state.job, 64
-    length = size // runs
-    stride = job.count // runs
+    unit = row_elements(job)
+    length = max(size // runs // unit, 1) * unit
+    stride = job.count // runs // unit * unit
     parts: list[list[Tensor]] = []
-    for i in range(runs):
-        tiles = space.evaluate(job, i * stride, i * stride + length, task.state.measured, step.inputs)
+    for i in range(runs if stride else 1):
+        tiles = space.given(job, index, i * stride, i * stride + length, task.state.measured)
         parts.append([tile.clone() for tile in tiles])
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 

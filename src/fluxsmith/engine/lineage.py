@@ -14,6 +14,7 @@ from typing import Any
 from fluxsmith.engine.plan import Input
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.layouts import Bound
+from fluxsmith.layouts.configs import diffusers_config, rope_axes
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.version import VERSION
 
@@ -36,7 +37,7 @@ def license_of(checkpoint: Checkpoint) -> str:
 def output_metadata(recipe: Recipe, text: str, inputs: Sequence[Input], layout: str, config: Mapping[str, Any] | None) -> dict[str, str]:
     """The metadata of an output, hashes still zero. All values are strings, as the format demands."""
     data = {"format": "pt", "modelspec.sai_model_spec": "1.0.1"}
-    if config is not None:
+    if config is not None and config["_class_name"] == "FluxTransformer2DModel":
         data["modelspec.architecture"] = "flux-1-dev" if config["guidance_embeds"] else "flux-1"
         data["modelspec.implementation"] = "diffusers" if layout == "diffusers" else "https://github.com/black-forest-labs/flux"
     data["modelspec.title"] = recipe.title or "fluxsmith merge"
@@ -89,27 +90,18 @@ def _known_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
         return dict[str, Any]()
 
 
-def _rope_axes(head: int) -> list[int]:
-    """Rotary axes of a head: 16, 56, 56 of 128, as in every published model; even numbers near that for other widths.
-
-    The weights do not show them, so for other widths this is a guess; a config.json or our own metadata win over it.
-    """
-    first = min((a for a in range(2, head, 2) if (head - a) % 4 == 0), key=lambda a: abs(a - head / 8), default=head)
-    return [first, (head - first) // 2, (head - first) // 2]
-
-
 def transformer_config(bounds: Mapping[str, Bound], pattern: Bound, guidance: bool) -> dict[str, Any] | None:
-    """The config.json of a FLUX.1 transformer: from an input that has one, else from the shapes."""
-    if pattern.family != "flux1":
-        return None
+    """The config.json of a transformer: from an input that has one, else from the shapes."""
     dims = pattern.dims
     found = [_known_config(bound.checkpoint) for bound in bounds.values()]
     known: Mapping[str, Any] = next(filter(None, found), found[0])
+    if pattern.family != "flux1":
+        return diffusers_config(pattern.family, {**dims, "guidance": int(guidance)}, known)
     head = dims["D"]
     config: dict[str, Any] = {
         "_class_name": "FluxTransformer2DModel",
         "attention_head_dim": head,
-        "axes_dims_rope": known.get("axes_dims_rope") or _rope_axes(head),
+        "axes_dims_rope": known.get("axes_dims_rope") or rope_axes(head),
         "guidance_embeds": guidance,
         "in_channels": dims["in"],
         "joint_attention_dim": dims["ctx"],

@@ -16,7 +16,7 @@ from fluxsmith.io.checkpoint import WeightFile
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["Apply", "Input", "Job", "Load", "Needs", "Plan", "Step", "Target", "Zeros"]
+__all__ = ["Apply", "Fill", "Input", "Job", "Load", "Needs", "Plan", "Step", "Target"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,33 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Zeros:
-    """A tensor of zeros."""
+class Fill:
+    """A tensor of one number."""
 
     shape: tuple[int, ...]
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """A method on the results of earlier steps, its options resolved to numbers and words."""
+    """A method on the results of earlier steps, its options resolved to numbers and words.
+
+    `tensors` are the options that are results of earlier steps, one or a tuple of them.
+    """
 
     method: str
     inputs: tuple[int, ...]
     options: Mapping[str, Any]
+    tensors: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict[str, Any])
+
+    @property
+    def uses(self) -> tuple[int, ...]:
+        """Every earlier step that is used."""
+        others = (index for value in self.tensors.values() for index in (value if isinstance(value, tuple) else (value,)))
+        return (*self.inputs, *others)
 
 
-Step = Load | Zeros | Apply
+Step = Load | Fill | Apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +168,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Extent):
         return [value.file, value.offset, value.count, value.dtype]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = {"kind": type(value).__name__} if isinstance(value, (Load, Zeros, Apply)) else {}
+        name = {"kind": type(value).__name__} if isinstance(value, (Load, Fill, Apply)) else {}
         return name | {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

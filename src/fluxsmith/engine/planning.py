@@ -1,33 +1,29 @@
 """Making a plan: opening inputs by their headers, checking that they fit, and accounting for every tensor."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
 from fluxsmith.engine.memory import program_tile_bytes, whole_bytes
-from fluxsmith.engine.plan import Input, Job, Load, Needs, Plan, Step, Target, Zeros
-from fluxsmith.engine.programs import ProgramBuilder, guidance_error
+from fluxsmith.engine.plan import Fill, Input, Job, Load, Needs, Plan, Step, Target
+from fluxsmith.engine.programs import ProgramBuilder
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
-from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES, promote
 from fluxsmith.io.shards import OutputFile, place
 from fluxsmith.io.writer import index_json
-from fluxsmith.layouts import TABLES, Bound, Canonical, table_of
-from fluxsmith.layouts.detection import open_model, refuse_quantised
+from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.emission import OutputTensor, emit
-from fluxsmith.layouts.structural import bind_structural
-from fluxsmith.recipes.expressions import Expression, Model
+from fluxsmith.recipes.expressions import Expression
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
 from fluxsmith.recipes.schedules import Schedule
 
 __all__ = ["make_plan"]
-
-Opener = Callable[[str], Checkpoint]
 
 
 def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = None) -> Plan:
@@ -38,65 +34,9 @@ def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = 
     """
     if recipe.root.space != "weight":
         raise RecipeError("recipe.wrong-space", "the result of a merge must be a weight, this is a delta", fix="add it to a base")
-    bounds = {model.name: _bind(model, recipe, open_checkpoint) for model in recipe.models()}
-    reference = _check_compatible(bounds, recipe)
-    return _Planner(recipe, bounds, reference, output).plan()
-
-
-def _bind(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
-    checkpoint = open_checkpoint(model.reference)
-    if recipe.structural:
-        refuse_quantised(checkpoint)
-        return bind_structural(checkpoint, strip=recipe.strip)
-    bound = open_model(checkpoint, TABLES)
-    if bound.extras and not model.components:
-        raise IncompatibleError(
-            "model.other-components",
-            f"{len(bound.extras)} of {len(checkpoint.tensors)} keys of {model.reference} belong to no {bound.family} transformer",
-            facts={"first": "\n".join(bound.extras[:10])},
-            fix=f"to drop them by rule: `{model.name}: {{checkpoint: {model.reference}, components: [transformer]}}` in a recipe",
-        )
-    return bound
-
-
-def _check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
-    """All inputs of one family and one size; the one with the most tensors is the pattern of the result."""
-    if not bounds:
-        raise RecipeError("recipe.no-models", "the recipe names no model")
-    names = list(bounds)
-    first = bounds[names[0]]
-    for name in names[1:]:
-        other = bounds[name]
-        if other.family != first.family:
-            raise IncompatibleError(
-                "model.mixed-families",
-                f"{names[0]} is {first.family}, {name} is {other.family}: they have no weights in common",
-                facts={names[0]: first.checkpoint.reference, name: other.checkpoint.reference},
-                fix="merge checkpoints of one family",
-            )
-        _check_dims(names[0], first, name, other)
-    with_guidance = [bound for bound in bounds.values() if bound.dims.get("guidance")]
-    if with_guidance and len(with_guidance) < len(bounds) and recipe.guidance is None and recipe.missing == "error":
-        raise guidance_error(bounds)
-    return with_guidance[0] if with_guidance else first
-
-
-_MEANING = {
-    "H": "width", "M": "width of the MLP", "D": "width of a head", "double": "double blocks", "single": "single blocks",
-    "in": "input channels", "out": "output channels", "ctx": "width of the text embedding", "vec": "width of the pooled text embedding",
-    "T": "width of the time embedding",
-}  # fmt: skip
-
-
-def _check_dims(one: str, a: Bound, two: str, b: Bound) -> None:
-    for symbol, value in a.dims.items():
-        if symbol != "guidance" and b.dims.get(symbol) != value and symbol in _MEANING:
-            raise IncompatibleError(
-                "model.different-size",
-                f"{one} and {two} differ in {_MEANING[symbol]}: {value} and {b.dims.get(symbol)}",
-                facts={one: a.checkpoint.reference, two: b.checkpoint.reference},
-                fix="merge checkpoints of one size and kind (Fill, Canny and Depth have other input channels)",
-            )
+    bounds = {model.name: bind_input(model, recipe, open_checkpoint) for model in recipe.models()}
+    pattern = check_compatible(bounds, recipe)
+    return _Planner(recipe, bounds, pattern, output).plan()
 
 
 @dataclass
@@ -128,7 +68,7 @@ class _Planner:
         table = table_of(self.pattern.family)
         if table is None:
             union = dict(self.pattern.spec)
-            for name, bound in self.bounds.items():
+            for name, bound in weight_inputs(self.bounds, self.recipe).items():
                 for key, tensor in bound.spec.items():
                     known = union.setdefault(key, tensor)
                     if known.shape != tensor.shape and self._models_using(key):
@@ -304,7 +244,7 @@ def _shape_error(key: str, one: str, a: Canonical, two: str, b: Canonical) -> In
 def _rows(step: Step, start: int, stop: int) -> Step:
     if isinstance(step, Load):
         return Load(step.model, step.view.rows(start, stop))
-    return Zeros((stop - start, *step.shape[1:])) if isinstance(step, Zeros) else step
+    return Fill((stop - start, *step.shape[1:]), step.value) if isinstance(step, Fill) else step
 
 
 def _job(tensor: Canonical, origin: int, shape: tuple[int, ...], program: tuple[Step, ...], reason: str) -> Job:

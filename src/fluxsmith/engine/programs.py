@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from fluxsmith.engine.plan import Apply, Load, Step, Zeros
-from fluxsmith.errors import IncompatibleError
+from fluxsmith.engine.plan import Apply, Fill, Load, Step
+from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.layouts import Bound, Canonical
-from fluxsmith.methods import Method, find_method
-from fluxsmith.recipes.expressions import Call, Combination, Expression, Model
+from fluxsmith.methods import find_method
+from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, children, walk
 from fluxsmith.recipes.recipe import Guidance, Missing
 from fluxsmith.recipes.schedules import resolve
 
@@ -30,51 +30,81 @@ class ProgramBuilder:
     missing: Missing
     blocks: Mapping[str, Sequence[int]]
     used: set[str] = field(default_factory=set[str])
+    orders: dict[int, list[Expression]] = field(default_factory=dict[int, "list[Expression]"])
 
     def build(self, root: Expression, tensor: Canonical, segment: str | None) -> tuple[Step, ...] | None:
         """The program of one tensor (with the numbers of one segment), or None where no input has it."""
         if "guidance" in tensor.tags and self.guidance and self.guidance.policy == "zero" and ".out_layer." in tensor.name:
-            return (Zeros(tensor.shape),)
+            return (Fill(tensor.shape),)
+        order = self.orders.setdefault(id(root), walk(root))
         work = _Program(self, tensor, segment)
-        last = work.node(root)
+        last = work.run(order)
         if last is None and "guidance" in tensor.tags:
-            return (Zeros(tensor.shape),) if self.guidance and self.guidance.policy == "zero" else None
+            return (Fill(tensor.shape),) if self.guidance and self.guidance.policy == "zero" else None
         return None if last is None else work.ordered(last)
+
+
+class _Problem:
+    """A node that cannot be computed for this tensor; an error unless a fallback takes its place."""
+
+    def __init__(self, error: IncompatibleError) -> None:
+        self.error = error
 
 
 class _Program:
     def __init__(self, builder: ProgramBuilder, tensor: Canonical, segment: str | None) -> None:
         self._builder, self._tensor, self._segment = builder, tensor, segment
         self._steps: list[Step] = []
-        self._known: dict[int, int | None] = {}
+        self._known: dict[int, int | _Problem | None] = {}
 
-    def node(self, node: Expression) -> int | None:
-        """The step that computes a node, None where none of its inputs has this tensor."""
-        if id(node) not in self._known:
-            if isinstance(node, Model):
-                self._known[id(node)] = self._model(node)
-            elif isinstance(node, Combination):
-                self._known[id(node)] = self._combination(node)
-            else:
-                assert isinstance(node, Call)
-                self._known[id(node)] = self._call(node)
-        return self._known[id(node)]
+    def run(self, order: Sequence[Expression]) -> int | None:
+        """The step that computes the last node of an order (inputs first), None where no input has this tensor.
+
+        Raises the error of a problem that no fallback mended.
+        """
+        for node in order:
+            self._known[id(node)] = self._node(node)
+        last = self._known[id(order[-1])]
+        if isinstance(last, _Problem):
+            raise last.error
+        return last
 
     def ordered(self, last: int) -> tuple[Step, ...]:
         """The steps that the last one needs, without those that an absent input left over."""
-        needed: list[int] = []
-
-        def visit(index: int) -> None:
+        needed = {last}
+        for index in range(last, -1, -1):
             step = self._steps[index]
-            if index in needed:
-                return
-            for i in step.inputs if isinstance(step, Apply) else ():
-                visit(i)
-            needed.append(index)
+            if index in needed and isinstance(step, Apply):
+                needed.update(step.uses)
+        place = {old: new for new, old in enumerate(sorted(needed))}
+        return tuple(_renumbered(self._steps[old], place) for old in place)
 
-        visit(last)
-        place = {old: new for new, old in enumerate(needed)}
-        return tuple(_renumbered(self._steps[old], place) for old in needed)
+    def _node(self, node: Expression) -> int | _Problem | None:
+        """The step of a node whose inputs are known."""
+        if isinstance(node, Model):
+            return self._model(node)
+        if isinstance(node, Literal):
+            return self._add(Fill(self._tensor.shape, self._number(node.value)))
+        if isinstance(node, Fallback):
+            first = self._known[id(node.first)]
+            return self._known[id(node.second)] if first is None or isinstance(first, _Problem) else first
+        if isinstance(node, Component):
+            inside = self._tensor.component in node.names
+            return self._known[id(node.node)] if inside != node.omitted else None
+        problem = next((found for child in children(node) if isinstance(found := self._known[id(child)], _Problem)), None)
+        if problem is not None:
+            return problem
+        try:
+            return self._combination(node) if isinstance(node, Combination) else self._call(cast("Call", node))
+        except RecipeError:
+            raise
+        except IncompatibleError as error:
+            return _Problem(error)
+
+    def _index(self, node: Expression) -> int | None:
+        found = self._known[id(node)]
+        assert not isinstance(found, _Problem)
+        return found
 
     def _add(self, step: Step) -> int:
         self._steps.append(step)
@@ -93,7 +123,7 @@ class _Program:
         return index
 
     def _combination(self, node: Combination) -> int | None:
-        parts = [(self.node(term), factor, term.space) for term, factor in node.terms if factor != 0]
+        parts = [(self._index(term), factor, term.space) for term, factor in node.terms if factor != 0]
         present = [(index, factor, space) for index, factor, space in parts if index is not None]
         if not present:
             return None
@@ -107,7 +137,7 @@ class _Program:
         return self._add(Apply("combination", tuple(index for index, _, _ in present), {"weights": weights}))
 
     def _call(self, node: Call) -> int | None:
-        indices: list[int | None] = [self.node(i) for i in node.inputs]
+        indices: list[int | None] = [self._index(i) for i in node.inputs]
         if all(index is None for index in indices):
             return None
         fixed = len(node.method.inputs) - int(node.method.inputs[-1].variadic)
@@ -121,10 +151,11 @@ class _Program:
                 indices = [*(base if index is None else index for index in indices)]
         if any(index is None for index in indices[:fixed]) or (fixed == len(indices) and None in indices):
             return next(index for index in indices if index is not None)
-        return self._apply(node.method, indices, fixed, options)
+        return self._apply(node, indices, fixed, options)
 
-    def _apply(self, method: Method, indices: list[int | None], fixed: int, options: dict[str, Any]) -> int | None:
+    def _apply(self, node: Call, indices: list[int | None], fixed: int, options: dict[str, Any]) -> int | None:
         """A call without the variadic inputs that are absent, or whose weight is zero where that means unread."""
+        method = node.method
         weights = options.get("weights") if method.skips_zero else None
         kept = [i for i in range(len(indices) - fixed) if indices[fixed + i] is not None and (weights is None or weights[i] != 0)]
         if not kept and method.inputs[-1].variadic:
@@ -132,19 +163,35 @@ class _Program:
         if len(kept) == 1 and not fixed and method.skips_zero and options.get("normalize"):
             return indices[kept[0]]  # the average of one is itself: copied, or converted with one rounding
         chosen = [*indices[:fixed], *(indices[fixed + i] for i in kept)]
+        tensors = self._tensors(node, kept)
         for name, option in method.options.items():
-            if option.per_input:
+            if option.per_input and name in options:
                 options[name] = tuple(options[name][i] for i in kept)
-        return self._add(Apply(method.name, tuple(i for i in chosen if i is not None), options))
+        return self._add(Apply(method.name, tuple(i for i in chosen if i is not None), options, tensors))
+
+    def _tensors(self, node: Call, kept: Sequence[int]) -> dict[str, int | tuple[int, ...]]:
+        """The steps of the options that are nodes, of those inputs that are there."""
+        found: dict[str, int | tuple[int, ...]] = {}
+        for name, value in node.tensors.items():
+            nodes = [value[i] for i in kept] if isinstance(value, tuple) else [value]
+            steps = [self._index(n) for n in nodes]
+            if None in steps:
+                raise self._missing_error([n for n, step in zip(nodes, steps, strict=True) if step is None])
+            indices = tuple(step for step in steps if step is not None)
+            found[name] = indices if isinstance(value, tuple) else indices[0]
+        return found
 
     def _options(self, node: Call, variadic: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for name, option in node.method.options.items():
             value = node.options.get(name, option.default)
             if option.required and name not in node.options:
-                raise IncompatibleError("recipe.missing-option", f"{node.method.name} needs `{name}`")
+                raise RecipeError("recipe.missing-option", f"{node.method.name} needs `{name}`")
+            if name in node.tensors:
+                continue
             if option.per_input:
-                values[name] = tuple(self._number(v) for v in value) or (1.0,) * variadic
+                given = value if isinstance(value, tuple) else (value,) * variadic
+                values[name] = tuple(self._number(v) for v in given) or (1.0,) * variadic
             else:
                 values[name] = self._number(value) if option.kind == "float" else value
         return values
@@ -159,14 +206,17 @@ class _Program:
             return "skip"
         if self._builder.missing != "error":
             return self._builder.missing
-        names = ", ".join(node.name for node in absent if isinstance(node, Model)) or "an input"
         if "guidance" in self._tensor.tags:
             raise guidance_error(self._builder.bounds)
-        raise IncompatibleError(
+        raise self._missing_error(absent)
+
+    def _missing_error(self, absent: Sequence[Expression]) -> IncompatibleError:
+        names = ", ".join(node.name for node in absent if isinstance(node, Model)) or "an input"
+        return IncompatibleError(
             "model.missing-tensor",
             f"{names} has no `{self._tensor.name}`, which another input has",
             facts={"key": self._tensor.name},
-            fix="add `missing: skip` (average the others) or `missing: base` to the merge",
+            fix="add `missing: skip` (average the others) or `missing: base` to the merge, or a fallback: `a | b`",
         )
 
 
@@ -187,9 +237,12 @@ def guidance_error(bounds: Mapping[str, Bound]) -> IncompatibleError:
 
 
 def _renumbered(step: Step, place: Mapping[int, int]) -> Step:
-    return Apply(step.method, tuple(place[i] for i in step.inputs), step.options) if isinstance(step, Apply) else step
+    if not isinstance(step, Apply):
+        return step
+    tensors = {name: place[i] if isinstance(i, int) else tuple(place[k] for k in i) for name, i in step.tensors.items()}
+    return Apply(step.method, tuple(place[i] for i in step.inputs), step.options, tensors)
 
 
-def program_is_whole(program: Sequence[Step]) -> bool:
-    """Whether a step needs whole tensors in their shapes."""
-    return any(isinstance(step, Apply) and find_method(step.method).whole for step in program)
+def program_has(program: Sequence[Step], trait: str) -> bool:
+    """Whether a method of the program has a trait: `whole` (needs whole tensors), `rows` (whole rows)."""
+    return any(isinstance(step, Apply) and getattr(find_method(step.method), trait) for step in program)

@@ -12,37 +12,55 @@ from typing import Any
 
 from fluxsmith.engine.memory import tile_elements
 from fluxsmith.engine.plan import Apply, Job
-from fluxsmith.engine.programs import program_is_whole
+from fluxsmith.engine.programs import program_has
 from fluxsmith.methods import find_method
-from fluxsmith.methods.statistics import Measurement
+from fluxsmith.methods.statistics import Measurement, Statistic
 
 __all__ = ["JobState", "Schedule", "Task"]
 
 
 @dataclass
 class JobState:
-    """A job on its way: values measured so far by step, and the statistics still to measure."""
+    """A job on its way: values measured so far by step, the statistics still to measure, and the one being measured."""
 
     index: int
     job: Job
-    waiting: deque[tuple[int, str, Measurement]]
+    waiting: deque[tuple[int, str, Statistic]]
     measured: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
+    measurement: Measurement | None = None
     sampled: bool = False
     remaining: int = 0
 
     @classmethod
     def begin(cls, index: int, job: Job) -> "JobState":
         """A job with its statistics, inner steps first."""
-        waiting: deque[tuple[int, str, Measurement]] = deque()
-        for i, step in enumerate(job.program):
-            if isinstance(step, Apply):
-                for name, statistic in find_method(step.method).statistics.items():
-                    waiting.append((i, name, statistic.begin(job.count, step.options)))
+        waiting = deque(
+            (i, name, statistic)
+            for i, step in enumerate(job.program)
+            if isinstance(step, Apply)
+            for name, statistic in find_method(step.method).statistics.items()
+        )
         return cls(index, job, waiting)
+
+    def open_statistic(self) -> Measurement | None:
+        """The measurement that is under way, begun where it is not; None where all is measured."""
+        if self.measurement is None and self.waiting:
+            index, _, statistic = self.waiting[0]
+            step = self.job.program[index]
+            assert isinstance(step, Apply)
+            self.measurement = statistic.begin(self.job.count, {**step.options, **self.measured.get(index, {})})
+        return self.measurement
+
+    def close_statistic(self) -> None:
+        """Keep the value of the measurement under way."""
+        assert self.measurement is not None
+        index, name, _ = self.waiting.popleft()
+        self.measured.setdefault(index, {})[name] = self.measurement.value()
+        self.measurement, self.sampled = None, False
 
     def tiles(self) -> list[tuple[int, int]]:
         """The tiles of the job's elements; one for a job that needs whole tensors."""
-        size = self.job.count if program_is_whole(self.job.program) else tile_elements(self.job)
+        size = self.job.count if program_has(self.job.program, "whole") else tile_elements(self.job)
         return [(start, min(start + size, self.job.count)) for start in range(0, self.job.count, max(size, 1))]
 
 
@@ -119,20 +137,18 @@ class Schedule:
         if task.kind == "write":
             self._on_done(state.index)
             return []
-        step, name, measurement = state.waiting[0]
+        assert state.measurement is not None
         if task.kind == "sample":
             state.sampled = True
-        elif not measurement.finish_pass():
-            state.measured.setdefault(step, {})[name] = measurement.value()
-            state.waiting.popleft()
-            state.sampled = False
+        elif not state.measurement.finish_pass():
+            state.close_statistic()
         return self._phase(state)
 
     def _phase(self, state: JobState) -> list[Task]:
-        tiles = state.tiles()
-        if not state.waiting:
+        tiles, measurement = state.tiles(), state.open_statistic()
+        if measurement is None:
             kind = "write"
-        elif state.waiting[0][2].sample_size and not state.sampled and len(tiles) > 1:
+        elif measurement.sample_size and not state.sampled and len(tiles) > 1:
             tiles, kind = tiles[:1], "sample"
         else:
             kind = "measure"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from fluxsmith.engine.allocation import keep_freed_tiles
 from fluxsmith.engine.devices import Device, open_device
-from fluxsmith.engine.memory import threads_for
+from fluxsmith.engine.memory import threads_for, whole_slots
 from fluxsmith.engine.plan import Job
+from fluxsmith.engine.programs import program_has
 from fluxsmith.engine.schedule import Schedule, Task
 from fluxsmith.engine.tiles import Files, Workspace
 
@@ -47,6 +48,7 @@ class Streaming(ABC):
         self._files = Files()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
+        self._slots = threading.Semaphore()
         self.stopped = False
 
     @abstractmethod
@@ -64,6 +66,7 @@ class Streaming(ABC):
 
         wanted = self._settings.threads or min(os.cpu_count() or 1, 16)
         count = threads_for(tile_bytes, whole_bytes, wanted, self._settings.memory)
+        self._slots = threading.Semaphore(whole_slots(whole_bytes, count, self._settings.memory))
         kind = open_device(self._settings.device)
         keep_freed_tiles()
         before = torch.get_num_threads()
@@ -98,12 +101,21 @@ class Streaming(ABC):
                 while (task := self._schedule.next()) is not None:
                     self._read_ahead()
                     with space.device.session():
-                        self._do(space, task)
+                        self._do_in_turn(space, task)
                     self._schedule.done(task)
         except BaseException as error:
             with self._lock:
                 self._error = self._error or error
             self._schedule.stop()
+
+    def _do_in_turn(self, space: Workspace, task: Task) -> None:
+        """Work on a task; of those that hold whole tensors only as many at once as memory was planned for."""
+        if not program_has(task.state.job.program, "whole"):
+            self._do(space, task)
+            return
+        with self._slots:
+            self._do(space, task)
+            space.forget()
 
     def _read_ahead(self) -> None:
         for task in self._schedule.upcoming(_AHEAD)[-1:]:

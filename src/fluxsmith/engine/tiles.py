@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.engine.plan import Apply, Job, Load, Zeros
-from fluxsmith.errors import FileError, FluxsmithError
+from fluxsmith.engine.memory import row_elements
+from fluxsmith.engine.plan import Apply, Fill, Job, Load
+from fluxsmith.errors import FileError, FluxsmithError, MethodError
 from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.memory import buffer, is_memory
 from fluxsmith.io.sniff import reading
 from fluxsmith.methods import Method, find_method
 from fluxsmith.methods.masks import CounterMasks
@@ -48,6 +51,9 @@ class Files:
         at = 0
         for extent in view.cut(start, stop):
             end, offset = at + extent.nbytes, extent.offset
+            if is_memory(extent.file):
+                into[at:end] = buffer(extent.file)[offset : offset + extent.nbytes]
+                at = end
             while at < end:
                 with reading(extent.file):
                     got = os.preadv(self.fd(extent.file), [into[at:end]], offset)
@@ -59,6 +65,8 @@ class Files:
         """Tell the kernel that these elements are needed soon."""
         if hasattr(os, "posix_fadvise"):
             for extent in view.cut(start, stop):
+                if is_memory(extent.file):
+                    continue
                 os.posix_fadvise(self.fd(extent.file), extent.offset, extent.nbytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
@@ -76,6 +84,10 @@ class Workspace:
         self.files, self.device, self._seed = files, device, seed
         self.compute: torch.dtype = getattr(torch, DTYPES[compute].torch or "float32")
         self._buffers: dict[object, Tensor] = {}
+
+    def forget(self) -> None:
+        """Let all buffers go: those of whole tensors are too large to be kept for tiles."""
+        self._buffers.clear()
 
     def exact(self) -> Workspace:
         """The same memory for tiles that are only converted: through fp32, not rounded to the type of the arithmetic."""
@@ -154,20 +166,38 @@ class Workspace:
             other = whole and step.view.count != job.count  # a part of a whole-tensor method, with its own length
             first, last = (0, step.view.count) if other else (start, stop)
             return self.load(index, step.view, first, last)
-        if isinstance(step, Zeros):
-            return torch.zeros(stop - start, dtype=self.compute, device=self.device.kind)
+        if isinstance(step, Fill):
+            return torch.full((stop - start,), step.value, dtype=self.compute, device=self.device.kind)
         method = find_method(step.method)
-        inputs = [values[i] for i in step.inputs]
-        if method.whole:
-            inputs = [self._shaped(job, i, tile) for i, tile in zip(step.inputs, inputs, strict=True)]
-        extra: dict[str, Any] = dict(measured.get(index, {}))
-        if method.random:
-            extra[method.random] = CounterMasks(self._seed, job.tensor, _stream(job, index), job.origin + start)
-        return _call(method, inputs, dict(step.options) | extra, job).reshape(-1)
+        inputs = [self._shaped(job, method, i, values[i]) for i in step.inputs]
+        options = dict(step.options) | dict(measured.get(index, {})) | self.drawn(job, index, start)
+        for name, used in step.tensors.items():
+            one = isinstance(used, int)
+            options[name] = (
+                self._shaped(job, method, used, values[used]) if one else [self._shaped(job, method, i, values[i]) for i in used]
+            )
+        return _call(method, inputs, options, job, self.compute)
 
-    def _shaped(self, job: Job, index: int, tile: Tensor) -> Tensor:
+    def given(self, job: Job, index: int, start: int, stop: int, measured: Mapping[int, Mapping[str, Any]]) -> list[Tensor]:
+        """What the method of step `index` is given on elements [start, stop), in the shape in which it sees it."""
         step = job.program[index]
-        return tile.reshape(step.view.shape if isinstance(step, Load) else job.shape)
+        assert isinstance(step, Apply)
+        method = find_method(step.method)
+        tiles = self.evaluate(job, start, stop, measured, step.inputs)
+        return [self._shaped(job, method, i, tile) for i, tile in zip(step.inputs, tiles, strict=True)]
+
+    def drawn(self, job: Job, index: int, start: int) -> dict[str, CounterMasks]:
+        """The random masks of step `index` for a tile that begins at element `start`, by the name of their parameter."""
+        step = job.program[index]
+        name = find_method(step.method).random if isinstance(step, Apply) else None
+        return {name: CounterMasks(self._seed, job.tensor, _stream(job, index), job.origin + start)} if name else {}
+
+    def _shaped(self, job: Job, method: Method, index: int, tile: Tensor) -> Tensor:
+        """A step's result as the method sees it: flat, as rows, or in its shape."""
+        if method.whole:
+            step = job.program[index]
+            return tile.reshape(step.view.shape if isinstance(step, Load) else job.shape)
+        return tile.reshape(-1, row_elements(job)) if method.rows else tile
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -183,7 +213,7 @@ def _needed(job: Job, wanted: Sequence[int]) -> list[int]:
     for index in range(max(wanted), -1, -1):
         step = job.program[index]
         if index in needed and isinstance(step, Apply):
-            needed.update(step.inputs)
+            needed.update(step.uses)
     return sorted(needed)
 
 
@@ -193,17 +223,41 @@ def _stream(job: Job, index: int) -> int:
     return sum(isinstance(step, Apply) and find_method(step.method).random is not None for step in steps)
 
 
-def _call(method: Method, inputs: Sequence[Tensor], options: Mapping[str, Any], job: Job) -> Tensor:
-    """Apply a method and check what comes back: users write methods too."""
+def _call(method: Method, inputs: Sequence[Tensor], options: Mapping[str, Any], job: Job, compute: torch.dtype) -> Tensor:
+    """Apply a method and check what comes back, as users write methods too; the result is flat.
+
+    Raises MethodError naming the method and the tensor where it raises, or gives another shape or type.
+    """
     import torch
 
-    result = method.function(*inputs, **options)
-    like = inputs[0]
-    if not isinstance(result, torch.Tensor) or result.numel() != like.numel():
-        shape = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
-        raise FluxsmithError(
-            "method.wrong-result",
-            f"method {method.name} returned {shape} for tiles of {list(like.shape)}",
-            facts={"key": job.tensor},
+    facts = {"method": method.name, "key": job.tensor}
+    try:
+        result = method.function(*inputs, **options)
+    except FluxsmithError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise MethodError(
+            "method.raised",
+            f"method {method.name} stopped with {type(error).__name__}: {error}",
+            facts={**facts, "at": f"{last.filename}:{last.lineno}: {last.line}", "given": ", ".join(str(list(i.shape)) for i in inputs)},
+            fix="mend the method; nothing was written",
+        ) from error
+    expected = job.count if method.whole else inputs[0].numel()
+    if not isinstance(result, torch.Tensor) or result.numel() != expected:
+        found = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise MethodError(
+            "method.wrong-shape",
+            f"method {method.name} returned {found} where {list(inputs[0].shape)} is expected",
+            facts=facts,
+            fix="return a tensor of the inputs' shape",
         )
-    return result
+    if result.dtype not in (compute, torch.float32):  # float32 where a method keeps more than half types hold
+        found, given = (str(dtype).removeprefix("torch.") for dtype in (result.dtype, compute))
+        raise MethodError(
+            "method.wrong-dtype",
+            f"method {method.name} returned {found}, its inputs are {given}",
+            facts=facts,
+            fix="return a tensor of the inputs' type",
+        )
+    return result.reshape(-1)

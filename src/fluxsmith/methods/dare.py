@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fluxsmith.methods.base import Masks, PerInput, Weight, merge_method
+from fluxsmith.methods.base import EachShare, Masks, PerInput, Weight, merge_method
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.ties import disjoint_average
 from fluxsmith.methods.trimming import deltas, drop_random
@@ -18,7 +18,7 @@ def dare_linear(
     *models: Weight,
     masks: Masks,
     weights: PerInput = (),
-    density: float = 0.5,
+    density: EachShare = 0.5,
     rescale: bool = True,
     normalize: bool = False,
     scale: float = 1.0,
@@ -27,7 +27,7 @@ def dare_linear(
     factors = shares(weights, normalize)
     total = base * 0.0
     for i, (delta, factor) in enumerate(zip(deltas(base, *models), factors, strict=True)):
-        total.add_(drop_random(delta, masks, i, density, rescale), alpha=factor)
+        total.add_(drop_random(delta, masks, i, density[i], rescale), alpha=factor)
     return base.add(total, alpha=scale)
 
 
@@ -37,12 +37,12 @@ def dare_ties(
     *models: Weight,
     masks: Masks,
     weights: PerInput = (),
-    density: float = 0.5,
+    density: EachShare = 0.5,
     rescale: bool = True,
     scale: float = 1.0,
     sign: Literal["magnitude", "count"] = "magnitude",
     normalize: bool = True,
 ) -> Weight:
     """base + scale * disjoint average of deltas whose elements were kept with probability `density`."""
-    kept = [drop_random(delta, masks, i, density, rescale) for i, delta in enumerate(deltas(base, *models))]
+    kept = [drop_random(delta, masks, i, density[i], rescale) for i, delta in enumerate(deltas(base, *models))]
     return base.add(disjoint_average(kept, weights, sign == "count", normalize), alpha=scale)

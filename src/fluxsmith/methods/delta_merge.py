@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from fluxsmith.methods.base import Delta, Masks, Measured, PerInput, Weight, merge_method
+from fluxsmith.methods.base import Delta, EachShare, Masks, Measured, PerInput, Weight, merge_method
 from fluxsmith.methods.trimming import deltas, disjoint_sum, drop_random, elected_sign, magnitude_thresholds, trim
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def magnitude_delta_merge(
     *models: Weight,
     thresholds: Measured,
     weights: PerInput = (),
-    density: float = 0.5,
+    density: EachShare = 0.5,
     combine: Combine = "disjoint",
     sign: Sign = "total",
 ) -> Weight:
@@ -72,10 +72,10 @@ def random_delta_merge(
     *models: Weight,
     masks: Masks,
     weights: PerInput = (),
-    density: float = 0.5,
+    density: EachShare = 0.5,
     combine: Combine = "sum",
     sign: Sign = "total",
 ) -> Weight:
     """The same after keeping each element of every delta with probability `density`, divided by it."""
-    pruned = [drop_random(delta, masks, i, density) for i, delta in enumerate(deltas(base, *models))]
+    pruned = [drop_random(delta, masks, i, density[i]) for i, delta in enumerate(deltas(base, *models))]
     return base + _combine(pruned, weights, combine, sign)

@@ -34,14 +34,17 @@ class CounterMasks:
     def __init__(self, seed: int, name: str, stream: int, start: int) -> None:
         self._seed, self._name, self._stream, self._start = seed, name, stream, start
 
-    def keep(self, index: int, probability: float, like: Tensor) -> Tensor:
+    def keep(self, index: int, probability: float | Tensor, like: Tensor) -> Tensor:
         """True with `probability`, to one part in 2^32, for every element of the tile."""
         import numpy as np
         import torch
 
         key = f"{self._seed}|{self._stream}|{index}|{self._name}".encode()
         numbers = np.asarray(uniform_u32(key, self._start, like.numel()))
+        if isinstance(probability, torch.Tensor):
+            limits = (probability.reshape(-1).cpu().double() * 2.0**32).numpy()
+            return torch.from_numpy(numbers < limits).to(like.device).reshape(like.shape)
         threshold = round(probability * 2**32)
         if threshold >= 2**32:
             return torch.ones(like.shape, dtype=torch.bool, device=like.device)
-        return torch.from_numpy(numbers < np.uint32(threshold)).to(like.device)
+        return torch.from_numpy(numbers < np.uint32(threshold)).to(like.device).reshape(like.shape)

@@ -2,11 +2,17 @@
 the tiles or the number of threads: counts are integers, and sums of tiles are added in the order of the tiles.
 
     sums(f)            f gives numbers per tile; their sums over the tensor
+    gram(f)            f gives tensors per tile; the scalar products of each with each
     kth_magnitude(f)   f gives tensors per tile; the k-th largest magnitude of each, exact
+    magnitude_ranks(f) f gives tensors per tile; which share of each has a smaller magnitude than a given one
+
+`f` is called with the method's inputs as the method sees them (flat tiles, or rows), and by name with those of its
+options, earlier statistics and masks that its signature has.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Measurement", "Statistic", "kth_magnitude", "sums"]
+__all__ = ["Measurement", "Statistic", "gram", "kth_magnitude", "magnitude_ranks", "sums"]
 
 Tiles = Sequence["Tensor"]
 Options = Mapping[str, Any]
@@ -32,8 +38,8 @@ class Measurement(ABC):
         """Look at a sample of the inputs; called once, where `sample_size` is not 0."""
 
     @abstractmethod
-    def visit(self, tile: int, inputs: Tiles) -> None:
-        """Take in tile number `tile`; called from several threads."""
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006 - never changed
+        """Take in tile number `tile`; called from several threads. `drawn` has the tile's masks by name."""
 
     @abstractmethod
     def finish_pass(self) -> bool:
@@ -49,12 +55,19 @@ class Statistic(ABC):
 
     @abstractmethod
     def begin(self, count: int, options: Options) -> Measurement:
-        """Start measuring tensors of `count` elements."""
+        """Start measuring tensors of `count` elements; `options` has the values of earlier statistics, too."""
+
+
+def _call(function: Callable[..., Any], inputs: Tiles, options: Options) -> Any:
+    """The function on tiles, with those of the options that it has parameters for."""
+    parameters = inspect.signature(function).parameters
+    known = {name: value for name, value in options.items() if name in parameters}
+    return function(*inputs, **known)
 
 
 @dataclass(frozen=True)
 class sums(Statistic):  # noqa: N801 - reads as a function where it is declared
-    """Sums over a tensor of numbers that `function(*tiles, **options)` computes per tile, as a list of float."""
+    """Sums over a tensor of numbers that `function(*tiles, ...)` computes per tile, as a list of float."""
 
     function: Callable[..., Sequence[Any]]
 
@@ -67,8 +80,8 @@ class _Sums(Measurement):
         self._function, self._options = function, options
         self._parts: dict[int, list[float]] = {}
 
-    def visit(self, tile: int, inputs: Tiles) -> None:
-        self._parts[tile] = [float(x) for x in self._function(*inputs, **self._options)]
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006
+        self._parts[tile] = [float(x) for x in _call(self._function, inputs, {**self._options, **drawn})]
 
     def finish_pass(self) -> bool:
         return False
@@ -79,8 +92,88 @@ class _Sums(Measurement):
 
 
 @dataclass(frozen=True)
+class gram(Statistic):  # noqa: N801
+    """The matrix of scalar products <t_i, t_j> of the tensors that `function(*tiles, ...)` gives, in float64.
+
+    Whatever lives in the span of the tensors (angles, means on a sphere, medians) is a function of this matrix alone.
+    """
+
+    function: Callable[..., Sequence[Any]]
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return _Gram(self.function, options)
+
+
+class _Gram(Measurement):
+    def __init__(self, function: Callable[..., Sequence[Any]], options: Options) -> None:
+        self._function, self._options = function, options
+        self._parts: dict[int, list[list[float]]] = {}
+
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006
+        import torch
+
+        tensors = _call(self._function, inputs, {**self._options, **drawn})
+        columns = torch.stack([tensor.reshape(-1).double() for tensor in tensors])
+        self._parts[tile] = (columns @ columns.T).tolist()
+
+    def finish_pass(self) -> bool:
+        return False
+
+    def value(self) -> list[list[float]]:
+        parts = [self._parts[tile] for tile in sorted(self._parts)]
+        size = len(parts[0])
+        return [[sum(part[i][j] for part in parts) for j in range(size)] for i in range(size)]
+
+
+@dataclass(frozen=True)
+class magnitude_ranks(Statistic):  # noqa: N801
+    """For each tensor that `function(*tiles, ...)` gives: a function from magnitudes to their rank in (0, 1).
+
+    Magnitudes are counted by the upper 16 bits of their float32 form, so that two within 1/128 of each other may share
+    a rank; the rank of a bin is that of its middle. One pass, 2^16 counts per tensor.
+    """
+
+    function: Callable[..., Sequence[Any]]
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return _Ranks(self.function, count, options)
+
+
+class _Ranks(Measurement):
+    def __init__(self, function: Callable[..., Sequence[Any]], count: int, options: Options) -> None:
+        self._function, self._count, self._options = function, count, options
+        self._counts: list[Any] = []
+        self._lock = threading.Lock()
+
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006
+        import torch
+
+        tensors = _call(self._function, inputs, {**self._options, **drawn})
+        counts = [torch.bincount(_upper_bits(tensor).reshape(-1), minlength=1 << 16).cpu() for tensor in tensors]
+        with self._lock:
+            self._counts = [a + b for a, b in zip(self._counts, counts, strict=True)] if self._counts else counts
+
+    def finish_pass(self) -> bool:
+        return False
+
+    def value(self) -> list[Callable[[Tensor], Tensor]]:
+        def ranks(counts: Any) -> Callable[[Tensor], Tensor]:
+            middle = ((counts.cumsum(0) - counts / 2) / self._count).float()
+            return lambda tensor: middle.to(tensor.device)[_upper_bits(tensor)]
+
+        return [ranks(counts) for counts in self._counts]
+
+
+def _upper_bits(tensor: Tensor) -> Tensor:
+    """Sign-less upper half of the float32 form of every element: ordered as the magnitudes are."""
+    import torch
+
+    return tensor.abs().float().view(torch.int32) >> 16
+
+
+@dataclass(frozen=True)
 class kth_magnitude(Statistic):  # noqa: N801 - reads as a function where it is declared
-    """For each tensor that `function(*tiles)` gives: the smallest magnitude among the `kept(count, share)` largest.
+    """For each tensor that `function(*tiles, ...)` gives: the smallest magnitude among the `kept(count, share)` largest.
 
     `share` names the option with the share that is kept (a number, or one per tensor). A threshold of +inf keeps
     nothing, 0 keeps all. Ties at the threshold are all kept by whoever compares with >=.
@@ -103,15 +196,15 @@ class _KthMagnitudes(Measurement):
         self._lock = threading.Lock()
 
     def prepare(self, sample: Tiles) -> None:
-        for search, delta in self._pairs(sample):
+        for search, delta in self._pairs(sample, {}):
             search.bracket_from(delta.abs())
 
-    def visit(self, tile: int, inputs: Tiles) -> None:
-        for search, delta in self._pairs(inputs):
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006
+        for search, delta in self._pairs(inputs, drawn):
             search.visit(delta)
 
-    def _pairs(self, inputs: Tiles) -> list[tuple[_Search, Tensor]]:
-        deltas = self._statistic.function(*inputs)
+    def _pairs(self, inputs: Tiles, drawn: Options) -> list[tuple[_Search, Tensor]]:
+        deltas = [delta.reshape(-1) for delta in _call(self._statistic.function, inputs, {**self._options, **drawn})]
         with self._lock:
             if self._searches is None:
                 self._searches = [_Search(self._count, self._kept(i)) for i in range(len(deltas))]

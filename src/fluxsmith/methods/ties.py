@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from fluxsmith.methods.base import Delta, Measured, PerInput, Weight, merge_method
+from fluxsmith.methods.base import Delta, EachShare, Measured, PerInput, Weight, merge_method
 from fluxsmith.methods.trimming import deltas, disjoint_sum, elected_sign, magnitude_thresholds, trim
 
 __all__ = ["disjoint_average", "ties"]
@@ -32,7 +32,7 @@ def ties(
     *models: Weight,
     thresholds: Measured,
     weights: PerInput = (),
-    density: float = 0.5,
+    density: EachShare = 0.5,
     scale: float = 1.0,
     sign: Literal["magnitude", "count"] = "magnitude",
     normalize: bool = True,

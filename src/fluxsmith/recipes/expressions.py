@@ -1,10 +1,14 @@
 """Expressions: what a recipe computes, as a graph over checkpoints.
 
-    schnell + (krea - dev) * 0.3          arithmetic; any linear combination
-    fs.ties(dev, krea, photo, density=0.4)  a call of a method
+    schnell + (krea - dev) * 0.3              arithmetic; any linear combination
+    fs.ties(dev, krea, photo, density=0.4)    a call of a method
+    a | b                                     a where it has the tensor, else b
+    fs.component(a, "vae"), fs.omit(a, "t5")  only these components of a model, or all others
+    fs.literal(0.5)                           a number as a tensor of numbers
 
-A linear expression is a *weight* where its coefficients sum to one and a *delta* where they sum to zero; anything else
-is an error once it is used. Nodes are compared by identity: a node used twice is computed once per tile.
+Every node has a *space*. A linear expression of weights is a *weight* where its coefficients sum to one and a *delta*
+where they sum to zero; anything else is an error once it is used. Masks, importances and literals are *param*: numbers
+that are no weights. Nodes are compared by identity: a node used twice is computed once per tile.
 """
 
 from __future__ import annotations
@@ -12,17 +16,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
+from typing import Literal as Word
 
-from fluxsmith.errors import Position, RecipeError, did_you_mean
-from fluxsmith.methods.base import build_nodes_with
+from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
+from fluxsmith.methods.base import Input, build_nodes_with
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule
 
 if TYPE_CHECKING:
-    from fluxsmith.methods import Method
+    from torch import Tensor
 
-__all__ = ["Call", "Combination", "Expression", "Model", "as_expression", "call", "model"]
+    from fluxsmith.methods import Method
+    from fluxsmith.methods.base import Option
+
+__all__ = [
+    "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "call", "component",
+    "literal", "model", "omit", "state_dict",
+]  # fmt: skip
 
 _CLOSE = 1e-6
+Space = Word["weight", "delta", "param"]
 
 
 class Expression:
@@ -45,9 +57,12 @@ class Expression:
     def __neg__(self) -> Expression:
         return _combine((self, -1.0))
 
+    def __or__(self, other: Expression) -> Expression:
+        return fallback(self, other)
+
     @property
     def space(self) -> str:
-        """`weight` or `delta`; raises RecipeError where the expression is neither."""
+        """`weight`, `delta` or `param`; raises RecipeError where the expression is none of them."""
         raise NotImplementedError
 
     def models(self) -> list[Model]:
@@ -61,21 +76,64 @@ class Expression:
 
 @dataclass(frozen=True, eq=False)
 class Model(Expression):
-    """A checkpoint. `components` limits an all-in-one file to the named components; `at` is where it was named."""
+    """A checkpoint. `components` limits an all-in-one file to the named components; `at` is where it was named.
+
+    `holds` is what its tensors are: weights, deltas, or params (masks, importances). `tensors` is a state dict in
+    memory that takes the place of a file.
+    """
 
     reference: str
     name: str
     components: tuple[str, ...] = ()
     at: Position | None = None
+    holds: Space = "weight"
+    tensors: Mapping[str, Tensor] | None = None
 
     @property
     def space(self) -> str:
-        return "weight"
+        return self.holds
+
+
+@dataclass(frozen=True, eq=False)
+class Literal(Expression):
+    """A number (or one per block, part, ramp) that stands for a tensor of numbers."""
+
+    value: Number
+
+    @property
+    def space(self) -> str:
+        return "param"
+
+
+@dataclass(frozen=True, eq=False)
+class Fallback(Expression):
+    """`first` for the tensors that it has, `second` for the others."""
+
+    first: Expression
+    second: Expression
+
+    @property
+    def space(self) -> str:
+        return self.first.space
+
+
+@dataclass(frozen=True, eq=False)
+class Component(Expression):
+    """Only the named components of a model, or with `omitted` all others."""
+
+    node: Expression
+    names: tuple[str, ...]
+    omitted: bool = False
+
+    @property
+    def space(self) -> str:
+        return self.node.space
 
 
 @dataclass(frozen=True, eq=False)
 class Call(Expression):
-    """A method applied to nodes. Options are numbers, words, or one number per variadic input."""
+    """A method applied to nodes. Options are numbers, words, one number per variadic input, or nodes in param space
+    (for methods that take a tensor there), one or a tuple of them."""
 
     method: Method
     inputs: tuple[Expression, ...]
@@ -83,7 +141,14 @@ class Call(Expression):
 
     @property
     def space(self) -> str:
-        return self.method.returns
+        if self.method.returns != "same":
+            return self.method.returns
+        return next(node.space for node, i in zip(self.inputs, _inputs(self.method, len(self.inputs)), strict=True) if i.space == "same")
+
+    @property
+    def tensors(self) -> dict[str, Expression | tuple[Expression, ...]]:
+        """The options that are nodes."""
+        return {key: value for key, value in self.options.items() if _nodes_in(value)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +159,16 @@ class Combination(Expression):
 
     @property
     def space(self) -> str:
+        spaces = {node.space for node, _ in self.terms}
+        if spaces == {"param"}:
+            return "param"
+        if "param" in spaces:
+            raise RecipeError(
+                "recipe.wrong-space",
+                "numbers that are no weights (param) are added to weights",
+                facts={"formula": _formula(self)},
+                fix="multiply a delta by them: multiply(delta, mask)",
+            )
         total = sum(factor for node, factor in self.terms if node.space == "weight")
         if abs(total - 1) < _CLOSE:
             return "weight"
@@ -102,7 +177,7 @@ class Combination(Expression):
         raise RecipeError(
             "recipe.wrong-space",
             f"the coefficients of a sum of weights add up to {total:g}: neither a weight (1) nor a delta (0)",
-            facts={"formula": " + ".join(f"{factor:g}*{_label(node)}" for node, factor in self.terms)},
+            facts={"formula": _formula(self)},
             fix="make them sum to 1, or subtract a base from each model",
         )
 
@@ -110,30 +185,87 @@ class Combination(Expression):
 def walk(root: Expression) -> list[Expression]:
     """All nodes below a root, inputs before those who use them, each once."""
     order: dict[int, Expression] = {}
-
-    def visit(node: Expression) -> None:
+    pending: list[tuple[Expression, bool]] = [(root, False)]
+    while pending:  # no recursion: recipes made by programs may be nested deeper than Python's stack
+        node, seen = pending.pop()
         if id(node) in order:
-            return
-        for child in children(node):
-            visit(child)
-        order[id(node)] = node
-
-    visit(root)
+            continue
+        if seen:
+            order[id(node)] = node
+            continue
+        pending.append((node, True))
+        pending += [(child, False) for child in reversed(children(node))]
     return list(order.values())
 
 
 def children(node: Expression) -> Sequence[Expression]:
     """The nodes that a node uses directly."""
     if isinstance(node, Call):
-        return node.inputs
+        return [*node.inputs, *(n for value in node.options.values() for n in _nodes_in(value))]
     if isinstance(node, Combination):
         return [term for term, _ in node.terms]
-    return ()
+    if isinstance(node, Fallback):
+        return [node.first, node.second]
+    return [node.node] if isinstance(node, Component) else ()
 
 
-def model(reference: str, *, name: str | None = None, components: Sequence[str] = ()) -> Model:
-    """A checkpoint by path, folder or Hub reference (`org/name[@revision][:path]`); nothing is opened yet."""
-    return Model(str(reference), name or _name_of(str(reference)), tuple(components))
+def _nodes_in(value: Any) -> list[Expression]:
+    """The nodes in the value of an option."""
+    if isinstance(value, Expression):
+        return [value]
+    return [n for n in cast("tuple[Any, ...]", value) if isinstance(n, Expression)] if isinstance(value, tuple) else []
+
+
+def model(reference: str, *, name: str | None = None, components: Sequence[str] = (), holds: Space = "weight") -> Model:
+    """A checkpoint by path, folder or Hub reference (`org/name[@revision][:path]`); nothing is opened yet.
+
+    `holds="delta"` is for files of differences, `"param"` for files of masks or importances.
+    """
+    return Model(str(reference), name or _name_of(str(reference)), tuple(components), holds=holds)
+
+
+def state_dict(tensors: Mapping[str, Tensor], *, name: str, holds: Space = "weight") -> Model:
+    """A state dict in memory as a model; its tensors are read when the recipe runs and are not copied before."""
+    return Model(f"memory:{name}", name, holds=holds, tensors=dict(tensors))
+
+
+def adapter(reference: str, *, weight: float = 1.0, name: str | None = None) -> Expression:
+    """A stored delta (LoRA and its kin). This version has no adapters yet.
+
+    Raises UsageError, so that a recipe which needs one fails before anything is read.
+    """
+    raise UsageError(
+        "adapter.not-supported",
+        f"{reference} is named as an adapter, which this version does not apply yet",
+        facts={"weight": weight, "name": name or _name_of(reference)},
+        fix="bake it into a checkpoint with another tool, or merge full checkpoints",
+    )
+
+
+def literal(value: Number) -> Literal:
+    """A number as a tensor of numbers, for parameters that take one."""
+    return Literal(value)
+
+
+def fallback(first: Expression, second: Expression) -> Fallback:
+    """`first | second`: the first where it has a tensor, the second elsewhere; both of one space."""
+    if first.space != second.space:
+        raise RecipeError(
+            "recipe.wrong-space",
+            f"{_label(first)} is a {first.space}, its fallback {_label(second)} a {second.space}",
+            fix="both sides of `|` are of one space",
+        )
+    return Fallback(first, second)
+
+
+def component(node: Expression | str, *names: str) -> Component:
+    """Only these components (`transformer`, `vae`, `clip_l`, ...) of a model."""
+    return Component(as_expression(node), names)
+
+
+def omit(node: Expression | str, *names: str) -> Component:
+    """A model without these components."""
+    return Component(as_expression(node), names, omitted=True)
 
 
 def as_expression(value: Expression | str) -> Expression:
@@ -148,22 +280,38 @@ def call(method: Method, inputs: Sequence[Expression | str], options: Mapping[st
     """
     nodes = tuple(as_expression(node) for node in inputs)
     _check_arity(method, nodes)
-    for node, space in zip(nodes, input_spaces(method, len(nodes)), strict=True):
-        if node.space != space:
-            wanted = f"`{_label(node)} - base`" if space == "delta" else f"`base + {_label(node)}`"
-            raise RecipeError(
-                "recipe.wrong-space",
-                f"{method.name} takes a {space} where {_label(node)} is a {node.space}",
-                fix=f"give it {wanted}",
-            )
+    _check_spaces(method, nodes)
     variadic = len(nodes) - len(method.inputs) + 1
     return Call(method, nodes, {key: check_option(method, key, value, variadic) for key, value in options.items()})
 
 
-def input_spaces(method: Method, count: int) -> list[str]:
-    """The space of every input when there are `count` of them."""
-    spaces = [i.space for i in method.inputs]
-    return spaces + [spaces[-1]] * (count - len(spaces)) if method.inputs[-1].variadic else list(spaces)
+def _check_spaces(method: Method, nodes: Sequence[Expression]) -> None:
+    same: str | None = None
+    for node, wanted in zip(nodes, _inputs(method, len(nodes)), strict=True):
+        space = (same or node.space) if wanted.space == "same" else wanted.space
+        same = space if wanted.space == "same" else same
+        if node.space != space:
+            raise RecipeError(
+                "recipe.wrong-space",
+                f"{method.name} takes a {space} where {_label(node)} is a {node.space}",
+                fix=_mend(node, space),
+            )
+
+
+def _mend(node: Expression, wanted: str) -> str:
+    """What to write where a node of another space is wanted."""
+    name = _label(node)
+    if wanted == "param":
+        return "give it a number, a mask, or a file of such numbers (`holds: param`)"
+    if node.space == "param":
+        return f"give it a {'checkpoint' if wanted == 'weight' else 'difference of checkpoints'}"
+    return f"give it `{name} - base`" if wanted == "delta" else f"give it `base + {name}`"
+
+
+def _inputs(method: Method, count: int) -> list[Input]:
+    """What a method takes at every place when it is given `count` inputs."""
+    inputs = list(method.inputs)
+    return inputs + [inputs[-1]] * (count - len(inputs))
 
 
 def _check_arity(method: Method, nodes: Sequence[Expression]) -> None:
@@ -186,31 +334,68 @@ def check_option(method: Method, key: str, value: Any, variadic: int) -> Any:
             facts={"options": ", ".join(method.options) or "none"},
             hint=did_you_mean(key, list(method.options)),
         )
-    if option.per_input:
+    what = "tensors" if option.kind == "tensor" else "numbers"
+    if option.per_input and not (option.spreads and not isinstance(value, (list, tuple))):
         if not isinstance(value, (list, tuple)):
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a list of numbers, one per input, not `{value}`")
+            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a list of {what}, one per input, not `{value}`")
         values = tuple(cast("Sequence[Any]", value))
         if len(values) != variadic:
-            raise RecipeError("recipe.wrong-length", f"{method.name} needs {variadic} numbers for `{key}`, {len(values)} are given")
-        return tuple(_check_number(method, key, v, "float") for v in values)
+            raise RecipeError(
+                "recipe.wrong-length",
+                f"{method.name} needs {variadic} {what} for `{key}`, {len(values)} are given",
+            )
+        return tuple(_check_one(method, option, v) for v in values)
+    return _check_one(method, option, value)
+
+
+def _check_one(method: Method, option: Option, value: Any) -> Any:
+    """One value of an option."""
+    key = option.name
+    if isinstance(value, Expression):
+        return _check_tensor(method, option, value)
+    if option.kind == "tensor":
+        raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} takes tensors in param space, not `{value}`")
     if option.kind == "word":
         if value not in option.words:
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is one of {', '.join(option.words)}, not `{value}`")
+            raise RecipeError(
+                "recipe.bad-value",
+                f"`{key}` of {method.name} is one of {', '.join(option.words)}, not `{value}`",
+                hint=did_you_mean(str(value), option.words),
+            )
         return value
     if option.kind == "bool":
         if not isinstance(value, bool):
             raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is true or false, not `{value}`")
         return value
-    return _check_number(method, key, value, option.kind)
+    return _check_number(method, option, value)
 
 
-def _check_number(method: Method, key: str, value: Any, kind: str) -> Number:
+def _check_tensor(method: Method, option: Option, node: Expression) -> Any:
+    if isinstance(node, Literal) and option.kind == "float":
+        return _check_number(method, option, node.value)
+    if not option.tensor:
+        raise RecipeError("recipe.bad-value", f"`{option.name}` of {method.name} is a number, not a tensor such as {_label(node)}")
+    if node.space != "param":
+        raise RecipeError(
+            "recipe.wrong-space",
+            f"`{option.name}` of {method.name} takes a param where {_label(node)} is a {node.space}",
+            fix=_mend(node, "param"),
+        )
+    return node
+
+
+def _check_number(method: Method, option: Option, value: Any) -> Number:
+    key, between = option.name, option.between
     for number in _numbers(value):
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not abs(number) < float("inf"):
             raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} must be a finite number, not `{number}`")
-        if key == "density" and not 0 <= number <= 1:
-            raise RecipeError("recipe.bad-value", f"`density` of {method.name} lies between 0 and 1, not at {number}")
-    return value if isinstance(value, (Ramp, Schedule)) else int(value) if kind == "int" else float(value)
+        if between and not between.low <= number <= between.high:
+            raise RecipeError(
+                "recipe.bad-value", f"`{key}` of {method.name} lies between {between.low:g} and {between.high:g}, not at {number}"
+            )
+        if option.kind == "int" and number != int(number):
+            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a whole number, not `{number}`")
+    return value if isinstance(value, (Ramp, Schedule)) else int(value) if option.kind == "int" else float(value)
 
 
 def _numbers(value: Any) -> list[Any]:
@@ -239,6 +424,10 @@ def _label(node: Expression) -> str:
     if isinstance(node, Model):
         return node.name
     return f"{node.method.name}(...)" if isinstance(node, Call) else "(...)"
+
+
+def _formula(node: Combination) -> str:
+    return " + ".join(f"{factor:g}*{_label(term)}" for term, factor in node.terms)
 
 
 def _name_of(reference: str) -> str:

@@ -1,0 +1,98 @@
+"""The inputs of a recipe: opened by their headers, bound to their family's table, checked to fit together."""
+
+from collections.abc import Callable, Mapping
+
+from fluxsmith.engine.programs import guidance_error
+from fluxsmith.errors import IncompatibleError, RecipeError
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.memory import checkpoint_of
+from fluxsmith.layouts import TABLES, Bound
+from fluxsmith.layouts.detection import open_model, refuse_quantised
+from fluxsmith.layouts.structural import bind_structural
+from fluxsmith.recipes.expressions import Fallback, Model, walk
+from fluxsmith.recipes.recipe import Recipe
+
+__all__ = ["STATISTICS", "Opener", "bind_input", "check_compatible", "weight_inputs"]
+
+Opener = Callable[[str], Checkpoint]
+#: The metadata key of a file of statistics (Fisher, RegMean): its tensors have canonical names and shapes of their own.
+STATISTICS = "fluxsmith.statistics"
+
+
+def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
+    """An input of a recipe as views of canonical tensors; only headers are read.
+
+    Raises IncompatibleError where it is no model, or has components that no rule of the recipe drops.
+    """
+    checkpoint = open_checkpoint(model.reference) if model.tensors is None else checkpoint_of(model, model.tensors, model.reference)
+    if model.holds == "param":
+        return _bind_params(checkpoint)
+    if recipe.structural:
+        refuse_quantised(checkpoint)
+        return bind_structural(checkpoint, strip=recipe.strip)
+    bound = open_model(checkpoint, TABLES)
+    if bound.extras and not model.components:
+        raise IncompatibleError(
+            "model.other-components",
+            f"{len(bound.extras)} of {len(checkpoint.tensors)} keys of {model.reference} belong to no {bound.family} transformer",
+            facts={"first": "\n".join(bound.extras[:10])},
+            fix=f"to drop them by rule: `{model.name}: {{checkpoint: {model.reference}, components: [transformer]}}` in a recipe",
+        )
+    return bound
+
+
+def _bind_params(checkpoint: Checkpoint) -> Bound:
+    """Numbers that are no weights: named as a model's tensors are in one of its layouts, or by canonical names."""
+    return bind_structural(checkpoint) if STATISTICS in checkpoint.metadata else open_model(checkpoint, TABLES)
+
+
+def weight_inputs(bounds: Mapping[str, Bound], recipe: Recipe) -> dict[str, Bound]:
+    """The inputs that are models, without those that hold params (masks, importances)."""
+    return {model.name: bounds[model.name] for model in recipe.models() if model.holds != "param"}
+
+
+def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
+    """All inputs of one family and one size; the one with the most tensors is the pattern of the result."""
+    bounds = weight_inputs(bounds, recipe)
+    if not bounds:
+        raise RecipeError("recipe.no-models", "the recipe names no model", fix="name a checkpoint: -m NAME=FILE")
+    names = list(bounds)
+    first = bounds[names[0]]
+    for name in names[1:]:
+        other = bounds[name]
+        if other.family != first.family:
+            raise IncompatibleError(
+                "model.mixed-families",
+                f"{names[0]} is {first.family}, {name} is {other.family}: they have no weights in common",
+                facts={names[0]: first.checkpoint.reference, name: other.checkpoint.reference},
+                fix="merge checkpoints of one family",
+            )
+        _check_dims(names[0], first, name, other)
+    with_guidance = [bound for bound in bounds.values() if bound.dims.get("guidance")]
+    if with_guidance and len(with_guidance) < len(bounds) and recipe.guidance is None and not _answers_missing(recipe):
+        raise guidance_error(bounds)
+    return with_guidance[0] if with_guidance else first
+
+
+def _answers_missing(recipe: Recipe) -> bool:
+    """Whether the recipe says what to do where an input lacks a tensor."""
+    roots = [recipe.root, *(rule.expression for rule in recipe.rules)]
+    return recipe.missing != "error" or any(isinstance(node, Fallback) for root in roots for node in walk(root))
+
+
+_MEANING = {
+    "H": "width", "M": "width of the MLP", "D": "width of a head", "double": "double blocks", "single": "single blocks",
+    "in": "input channels", "out": "output channels", "ctx": "width of the text embedding", "vec": "width of the pooled text embedding",
+    "T": "width of the time embedding",
+}  # fmt: skip
+
+
+def _check_dims(one: str, a: Bound, two: str, b: Bound) -> None:
+    for symbol, value in a.dims.items():
+        if symbol != "guidance" and b.dims.get(symbol) != value and symbol in _MEANING:
+            raise IncompatibleError(
+                "model.different-size",
+                f"{one} and {two} differ in {_MEANING[symbol]}: {value} and {b.dims.get(symbol)}",
+                facts={one: a.checkpoint.reference, two: b.checkpoint.reference},
+                fix="merge checkpoints of one size and kind (Fill, Canny and Depth have other input channels)",
+            )
