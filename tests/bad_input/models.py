@@ -142,10 +142,10 @@ SHAPES = (
 )  # fmt: skip
 
 MODELS = [
-    Case("Chroma with FLUX.1", _foreign("chroma"), 4, FAMILIES, ["{broken}", "a is Chroma", "b is flux1"]),
-    Case("FLUX.2 with FLUX.1", _foreign("flux2"), 4, FAMILIES, ["{broken}", "a is FLUX.2", "b is flux1"]),
-    Case("FLUX.2 in BFL names with FLUX.1", _foreign("flux2-bfl"), 4, FAMILIES, ["{broken}", "a is FLUX.2", "b is flux1"]),
-    Case("SDXL with FLUX.1", _foreign("sdxl"), 4, FAMILIES, ["{broken}", "a is SDXL", "b is flux1"]),
+    Case("Chroma with FLUX.1", _foreign("chroma"), 4, FAMILIES, ["{broken}", "a is chroma", "b is flux1"]),
+    Case("FLUX.2 with FLUX.1", _foreign("flux2"), 4, FAMILIES, ["{broken}", "a is flux2", "b is flux1"]),
+    Case("FLUX.2 in BFL names with FLUX.1", _foreign("flux2-bfl"), 4, FAMILIES, ["{broken}", "a is flux2", "b is flux1"]),
+    Case("SDXL with FLUX.1", _foreign("sdxl"), 4, FAMILIES, ["{broken}", "a is sdxl", "b is flux1"]),
     Case("VAE with FLUX.1", _foreign("vae"), 4, FAMILIES, ["{broken}", "a is structural", "b is flux1"]),
     Case("ControlNet", _foreign("controlnet"), 4, KIND, ["{broken}", "ControlNet", "controlnet_"]),
     Case("IP-Adapter", _foreign("ip-adapter"), 4, KIND, ["{broken}", "IP-Adapter", "ip_adapter"]),

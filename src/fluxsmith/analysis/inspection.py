@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fluxsmith.analysis.kinds import block_of, component_of, flux1_kind, foreign_kind, in_order, numbered_lists, packed_keys, scheme_of
+from fluxsmith.analysis.kinds import (
+    FAMILY_NAMES,
+    block_of,
+    component_of,
+    flux1_kind,
+    foreign_kind,
+    in_order,
+    numbered_lists,
+    packed_keys,
+    scheme_of,
+)
 from fluxsmith.analysis.reading import Place, Reading, read_as
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
@@ -158,13 +168,13 @@ def inspect(reference: str, *, allow_pickle: bool = False, download: bool = Fals
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     """Inspect what has been opened."""
     candidate, foreign = _candidate(checkpoint), foreign_kind(checkpoint.tensors)
-    if candidate is None or (foreign is not None and candidate.score < 1.0):
+    if candidate is None or (foreign is not None and candidate.score < 1.0 and foreign[0] != candidate.table.family):
         return _inspect_other(checkpoint, foreign)
     scheme = scheme_of(checkpoint.tensors, checkpoint.metadata)
     aside, packed = packed_keys(checkpoint.tensors) if scheme else (set[str](), set[str]())
     reading = read_as(checkpoint, candidate, aside, packed)
     shard = _shard(checkpoint)
-    kind, what = _flux1(reading, shard)
+    kind, what = _kind(candidate.table.family, reading, shard)
     return Inspection(
         checkpoint, candidate.table.family, kind, what, candidate.layout, candidate.prefix,
         {symbol: reading.dims[symbol] for symbol in candidate.table.depth_stems}, reading.dims, scheme,
@@ -173,12 +183,13 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     )  # fmt: skip
 
 
-def _flux1(reading: Reading, shard: tuple[int, int] | None) -> tuple[str, str]:
-    """The kind of a FLUX.1 file, in a word and in words."""
+def _kind(family: str, reading: Reading, shard: tuple[int, int] | None) -> tuple[str, str]:
+    """The kind of a file of a known family, in a word and in words."""
+    name = FAMILY_NAMES.get(family, family)
     if shard and reading.missing:
-        return "part", f"one shard of a FLUX.1 transformer ({shard[0]} of {shard[1]})"
-    kind, words = flux1_kind(reading.dims)
-    return kind, f"FLUX.1 transformer, {words}" + (", incomplete" if reading.missing else "")
+        return "part", f"one shard of a {name} transformer ({shard[0]} of {shard[1]})"
+    kind, words = flux1_kind(reading.dims) if family == "flux1" else (family, "")
+    return kind, ", ".join(filter(None, [f"{name} transformer", words, "incomplete" if reading.missing else ""]))
 
 
 def _inspect_other(checkpoint: Checkpoint, foreign: tuple[str, str] | None) -> Inspection:

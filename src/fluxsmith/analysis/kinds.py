@@ -12,7 +12,17 @@ from fluxsmith.io.views import View
 from fluxsmith.layouts.detection import FOREIGN, QUANTISED
 from fluxsmith.layouts.table import Dims
 
-__all__ = ["block_of", "component_of", "flux1_kind", "foreign_kind", "in_order", "numbered_lists", "packed_keys", "scheme_of"]
+__all__ = [
+    "FAMILY_NAMES",
+    "block_of",
+    "component_of",
+    "flux1_kind",
+    "foreign_kind",
+    "in_order",
+    "numbered_lists",
+    "packed_keys",
+    "scheme_of",
+]
 
 _MINI, _FULL, _EIGHT = (5, 10), (19, 38), (8, 38)
 
@@ -24,9 +34,11 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
 )  # fmt: skip
 
 _SLUGS = {
-    "a FLUX ControlNet": "controlnet", "an IP-Adapter": "ip-adapter", "FLUX.1 Redux": "redux", "Chroma": "chroma", "FLUX.2": "flux2",
-    "an adapter (LoRA and its kin)": "adapter", "SDXL": "sdxl",
+    "a FLUX ControlNet": "controlnet", "an IP-Adapter": "ip-adapter", "FLUX.1 Redux": "redux", "an adapter (LoRA and its kin)": "adapter",
 }  # fmt: skip
+
+#: What people call the families.
+FAMILY_NAMES = {"flux1": "FLUX.1", "flux2": "FLUX.2", "chroma": "Chroma", "sd15": "Stable Diffusion 1.5", "sdxl": "SDXL", "sd3": "SD3"}
 
 
 def flux1_kind(dims: Dims) -> tuple[str, str]:
@@ -56,7 +68,7 @@ def foreign_kind(keys: Iterable[str]) -> tuple[str, str] | None:
     keys = list(keys)
     for name, pattern, _ in FOREIGN:
         if any(re.search(pattern, key) for key in keys):
-            return _SLUGS.get(name, "other"), name
+            return _SLUGS.get(name, name), FAMILY_NAMES.get(name, name)
     counts = Counter(component_of(key) for key in keys)
     for name, what, _ in COMPONENTS:
         if counts[name] * 2 > len(keys):

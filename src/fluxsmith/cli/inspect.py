@@ -132,7 +132,7 @@ def _blocks(found: Inspection) -> str:
     """Depths; for FLUX.1 also widths, where they could be told."""
     dims = found.dims
     depth = " + ".join(f"{number} {name}" for name, number in list(found.depth.items())[:_SHOWN])
-    width = f", width {dims['H']}, MLP {dims['M']}" if dims.get("H") else ""
+    width = f", width {dims['H']}, MLP {dims['M']}" if dims.get("H") and dims.get("M") else ""
     return depth + width + (f", {found.heads} heads of {dims['D']}" if found.heads else "")
 
 
@@ -140,7 +140,8 @@ def _channels(found: Inspection) -> str:
     dims = found.dims
     if not dims.get("in"):
         return ""
-    return f"{dims['in']} in, {dims['out']} out; text {dims['ctx']}, pooled {dims['vec']}"
+    pooled = f", pooled {dims['vec']}" if dims.get("vec") else ""
+    return f"{dims['in']} in, {dims['out']} out; text {dims['ctx']}{pooled}"
 
 
 def _files(found: Inspection, verbose: bool) -> str:

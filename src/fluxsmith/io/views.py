@@ -33,10 +33,15 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A row-major tensor of `shape` whose elements are the extents, one after another."""
+    """A row-major tensor of `shape` whose elements are the extents, one after another.
+
+    `transposed` says that the extents hold a matrix of shape (n, m) column by column, as a stored (m, n): the one
+    rearrangement that is no arithmetic on extents. Such a view is read whole and is not cut.
+    """
 
     shape: tuple[int, ...]
     extents: tuple[Extent, ...]
+    transposed: bool = False
 
     @property
     def count(self) -> int:

@@ -9,12 +9,14 @@ emission.py    canonical tensors written in any layout
 """
 
 from fluxsmith.layouts.binding import Bound
+from fluxsmith.layouts.chroma import CHROMA
 from fluxsmith.layouts.flux1 import FLUX1
+from fluxsmith.layouts.flux2 import FLUX2
 from fluxsmith.layouts.table import Canonical, Table
 
 __all__ = ["LAYOUTS", "TABLES", "Bound", "Canonical", "Table", "table_of"]
 
-TABLES: tuple[Table, ...] = (FLUX1,)
+TABLES: tuple[Table, ...] = (FLUX1, FLUX2, CHROMA)
 
 LAYOUTS: dict[str, str] = {
     "bfl": "Black Forest Labs' own names: fused qkv and linear1, no prefix",

@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.views import View
-from fluxsmith.layouts.table import Canonical, Dims, Row, Table
+from fluxsmith.layouts.table import Canonical, Dims, Row, Table, size, stored_shapes
 
 __all__ = ["PREFIXES", "Bound", "bind", "solve_dims"]
 
@@ -22,7 +22,9 @@ class Bound:
     """A checkpoint in canonical form.
 
     `spec` has every canonical tensor in table order, `views` its bytes, `extras` the keys of the file that are no part
-    of this model (other components of an all-in-one file), `prefix` what stood before every key.
+    of this model (other components of an all-in-one file), `prefix` what stood before every key (of the first
+    component), `prefixes` the same for every component that the file has, `dropped` keys that are no weights, each
+    with what it is.
     """
 
     checkpoint: Checkpoint
@@ -33,43 +35,78 @@ class Bound:
     spec: Mapping[str, Canonical]
     views: Mapping[str, View]
     extras: tuple[str, ...] = ()
+    prefixes: Mapping[str, str] = field(default_factory=dict[str, str])
+    dropped: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components of the model that the file has."""
+        return tuple(dict.fromkeys(tensor.component for tensor in self.spec.values()))
 
 
-def bind(checkpoint: Checkpoint, table: Table, layout: str, prefix: str) -> Bound:
-    """The views of every canonical tensor of `table` in a checkpoint whose keys are named by `layout` after `prefix`.
+def bind(checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[str, str]) -> Bound:
+    """The views of every canonical tensor of `table` in a checkpoint whose keys are named by `layout`.
 
+    `prefixes` says which components the file has and what stands before the keys of each.
     Raises IncompatibleError naming up to ten keys where blocks, tensors or shapes are not those of the family.
     """
-    stored = _strip(checkpoint, table, layout, prefix)
+    stored, extras, dropped = _named(checkpoint, table, layout, prefixes)
     dims = solve_dims(table, layout, {name: view.shape for name, view in stored.items()}, checkpoint.reference)
-    spec = {tensor.name: tensor for tensor in table.expand(dims)}
-    expected = _expected_shapes(spec.values(), layout)
-    _check_prefix(checkpoint, prefix, expected, stored)
+    tensors = [tensor for tensor in table.expand(dims) if tensor.component in prefixes and layout in tensor.pieces]
+    spec = {tensor.name: tensor for tensor in tensors}
+    expected = stored_shapes(tensors, layout)
+    if not table.prefixes:
+        _check_prefix(checkpoint, prefixes[table.components[0]], expected, stored)
     _check_keys(checkpoint, table.family, layout, expected, stored)
     _check_dtypes(checkpoint, stored)
     views = {name: _assemble(tensor, layout, stored) for name, tensor in spec.items()}
-    extras = tuple(key for key in checkpoint.tensors if not key.startswith(prefix))
-    return Bound(checkpoint, table.family, layout, prefix, dims, spec, views, extras)
+    symbols = {s for row in table.rows if row.component in prefixes for s in symbols_of(table, row)}
+    known = {symbol: value for symbol, value in dims.items() if symbol in symbols}
+    prefix = next((prefixes[c] for c in table.components if c in prefixes), "")
+    return Bound(checkpoint, table.family, layout, prefix, known, spec, views, extras, prefixes, dropped)
 
 
-def _strip(checkpoint: Checkpoint, table: Table, layout: str, prefix: str) -> dict[str, View]:
+def symbols_of(table: Table, row: Row) -> set[str]:
+    """Every symbol that a row's shape, depth or presence depends on."""
+    depth, where = table.depth_of(row), row.where if row.where not in ("last", "others") else ""
+    named = {*row.rows, *(row.cols or ()), *row.kernel, depth, row.optional, where} - {None, ""}
+    return {symbol for symbol in named if symbol and not symbol.isdigit()}
+
+
+def _named(
+    checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[str, str]
+) -> tuple[dict[str, View], tuple[str, ...], dict[str, str]]:
+    """The checkpoint's views by the names that the table has for them; keys of no component; keys that are no weights."""
+    written = {c: table.prefixes[c][layout][0] if table.prefixes else "" for c in prefixes}
     stored: dict[str, View] = {}
+    extras: list[str] = []
+    dropped: dict[str, str] = {}
     for key, view in checkpoint.tensors.items():
-        if not key.startswith(prefix):
-            continue
-        name = key[len(prefix) :]
-        if layout == "bfl":
-            for alias, canonical in table.aliases.items():
-                name = name.removesuffix(alias) + canonical if name.endswith(alias) else name
-        if name in stored:
-            raise IncompatibleError(
-                "model.duplicate-key",
-                f"two keys of {checkpoint.reference} mean `{name}`",
-                facts={"file": checkpoint.reference, "key": key},
-                fix="leave one of them out",
-            )
-        stored[name] = view
-    return stored
+        reason = next((what for pattern, what in table.drops if re.search(pattern, key)), None)
+        component = next((c for c, prefix in prefixes.items() if key.startswith(prefix)), None)
+        if reason is not None:
+            dropped[key] = reason
+        elif component is None:
+            extras.append(key)
+        else:
+            name = written[component] + _alias(key[len(prefixes[component]) :], table)
+            if name in stored:
+                raise IncompatibleError(
+                    "model.duplicate-key",
+                    f"two keys of {checkpoint.reference} mean `{name}`",
+                    facts={"file": checkpoint.reference, "key": key},
+                    fix="leave one of them out",
+                )
+            stored[name] = view
+    return stored, tuple(extras), dropped
+
+
+def _alias(name: str, table: Table) -> str:
+    """The table's name for one of its aliases: another last part of a name."""
+    for alias, canonical in table.aliases.items():
+        if name.endswith(alias):
+            return name.removesuffix(alias) + canonical
+    return name
 
 
 def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], reference: str) -> Dims:
@@ -80,20 +117,23 @@ def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
     """
     dims: dict[str, int] = {symbol: _depth(stems[layout], shapes, reference) for symbol, stems in table.depth_stems.items()}
     for flag in table.flags:
-        optional = [name for row in table.rows if row.optional == flag for name in _names(row, layout)]
-        dims[flag] = int(any(f"{name}.weight" in shapes for name in optional))
-    equations = list(_equations(table, layout, shapes))
+        dims[flag] = int(any(_has(table, row, layout, shapes, {}) for row in table.rows if row.optional == flag))
+    for row in table.rows:
+        depth = table.depth_of(row)
+        if row.where not in ("", "last", "others") and depth:
+            dims[row.where] = sum(_has(table, row, layout, shapes, {depth: i}) for i in range(dims[depth]))
+    equations = list(_equations(table, layout, shapes, dims))
     for _ in range(3):
         votes: dict[str, Counter[int]] = {}
         for symbols, value in equations:
-            unknown = {s for s in symbols if s not in dims}
+            unknown = {s for s in symbols if s not in dims and not s.isdigit()}
             if len(unknown) == 1:
                 symbol = unknown.pop()
-                rest = value - sum(dims[s] for s in symbols if s != symbol)
+                rest = value - sum(size(s, dims) for s in symbols if s != symbol)
                 votes.setdefault(symbol, Counter())[max(rest // symbols.count(symbol), 0)] += 1
         dims |= {symbol: counted.most_common(1)[0][0] for symbol, counted in votes.items()}
     for row in table.rows:
-        for symbol in (*row.rows, *(row.cols or ())):
+        for symbol in symbols_of(table, row):
             dims.setdefault(symbol, 0)
     return dims
 
@@ -113,32 +153,29 @@ def _depth(stem: str, shapes: Iterable[str], reference: str) -> int:
     return depth
 
 
-def _names(row: Row, layout: str) -> tuple[str, ...]:
-    return row.names.get(layout, (row.stem,))
+def _has(table: Table, row: Row, layout: str, shapes: Mapping[str, object], fill: Mapping[str, int]) -> bool:
+    return any(table.key(stem, row.suffixes[0], layout, fill) in shapes for stem in row.stems(layout))
 
 
-def _equations(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]]) -> Iterable[tuple[tuple[str, ...], int]]:
+def _equations(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], dims: Dims) -> Iterable[tuple[tuple[str, ...], int]]:
     """Pairs (symbols, value) that say: the sum of these dims is this value."""
-    zero = dict.fromkeys(table.depth_stems, 0)
     for row in table.rows:
-        names = _names(row, layout)
-        split = len(names) == len(row.rows) > 1
-        for i, name in enumerate(names):
-            suffix = table.suffixes.get(layout, {}).get(row.suffixes[0], row.suffixes[0])
-            shape = shapes.get(f"{name.format(**zero)}.{suffix}")
-            if shape:
+        depth = table.depth_of(row)
+        fill = {depth: max(dims[depth] - 1, 0) if row.where == "last" else 0} if depth else {}
+        stems = row.stems(layout)
+        split = len(stems) == len(row.rows) > 1
+        form = row.forms.get(layout)
+        for i, stem in enumerate(stems):
+            shape = shapes.get(table.key(stem, row.suffixes[0], layout, fill))
+            if shape is None:
+                continue
+            shape = shape[::-1] if form == "transposed" else shape
+            if row.rows and shape:
                 yield ((row.rows[i],) if split else row.rows), shape[0]
-                if row.cols is not None and len(shape) > 1:
-                    yield row.cols, shape[1]
-
-
-def _expected_shapes(spec: Iterable[Canonical], layout: str) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in spec:
-        for piece in tensor.pieces[layout]:
-            rows = shapes.get(piece.name, (0,))[0] + piece.rows
-            shapes[piece.name] = (rows, *tensor.shape[1:])
-    return shapes
+            if row.cols is not None and len(shape) > 1:
+                yield row.cols, shape[1]
+            if row.kernel and not form:
+                yield from (((symbol,), value) for symbol, value in zip(row.kernel, shape[2:], strict=False))
 
 
 def _check_prefix(checkpoint: Checkpoint, prefix: str, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, View]) -> None:
@@ -211,5 +248,5 @@ def _assemble(tensor: Canonical, layout: str, stored: Mapping[str, View]) -> Vie
     """The canonical tensor as one view over the pieces in which this layout stores it."""
     pieces = sorted(tensor.pieces[layout], key=lambda piece: piece.start)
     if len(pieces) == 1:
-        return stored[pieces[0].name]
+        return replace(stored[pieces[0].name], shape=tensor.shape, transposed=pieces[0].transposed)
     return View.stack([stored[piece.name].rows(piece.at, piece.at + piece.rows) for piece in pieces])

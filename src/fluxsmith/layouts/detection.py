@@ -4,32 +4,35 @@ File names and metadata are not asked (every kohya merge says flux-1-dev): keys 
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
-from fluxsmith.layouts.binding import PREFIXES, Bound, bind
+from fluxsmith.layouts.binding import PREFIXES, Bound, bind, symbols_of
 from fluxsmith.layouts.structural import bind_structural
-from fluxsmith.layouts.table import Table
+from fluxsmith.layouts.table import Canonical, Table
 
 __all__ = ["PREFIXES", "Candidate", "detect", "open_model", "refuse_quantised"]
 
 ENOUGH = 0.5
+_NUMBERED = re.compile(r"(blocks|layers|norms)\.\d+\.")
 
 # What other files of this field are called, by keys that only they have. (name, pattern, what to do instead)
 FOREIGN: tuple[tuple[str, str, str], ...] = (
     ("a FLUX ControlNet", r"(^|\.)(controlnet_|input_hint_block)", "merge ControlNets with ControlNets, as any state dict"),
     ("an IP-Adapter", r"(^|\.)ip_adapter|image_proj\.", "merge adapters with adapters"),
     ("FLUX.1 Redux", r"^redux_(up|down)\.", "merge Redux only with Redux"),
-    ("Chroma", r"(^|\.)distilled_guidance_layer\.", "Chroma is not FLUX.1: it has no modulation layers"),
-    ("FLUX.2", r"(^|\.)single_stream_modulation\.(lin|linear)\.weight$", "FLUX.2 merges only with FLUX.2"),
+    ("chroma", r"(^|\.)distilled_guidance_layer\.", "Chroma is not FLUX.1: it has no modulation layers"),
+    ("flux2", r"(^|\.)single_stream_modulation\.(lin|linear)\.weight$", "FLUX.2 merges only with FLUX.2"),
     ("an adapter (LoRA and its kin)", r"\.(lora_(A|B|down|up)(\.[^.]+)?\.weight|lokr_w[12](_[ab])?|hada_w[12]_[ab]|dora_scale)$",
      "an adapter is a delta, not a model"),
-    ("SDXL", r"(^|\.)conditioner\.embedders\.|label_emb\.0\.0\.weight$", "merge SDXL with SDXL"),
+    ("sdxl", r"(^|\.)conditioner\.embedders\.|label_emb\.0\.0\.weight$", "merge SDXL with SDXL"),
 )  # fmt: skip
 
-# Models without a table yet: merged key by key, but only with their own kind.
-OTHER_MODELS = ("Chroma", "FLUX.2", "SDXL")
+# Families whose files are told by a key even where no table fits: then merged key by key, but only with their own kind.
+OTHER_MODELS = ("chroma", "flux2", "sdxl")
 
 # Schemes whose numbers mean nothing without their scales. (name, pattern)
 QUANTISED: tuple[tuple[str, str], ...] = (
@@ -43,12 +46,16 @@ QUANTISED: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One reading of a file; `score` is the share of a table's anchors that the file has."""
+    """One reading of a file; `score` is the share of a table's anchors that the file has.
+
+    `prefixes` gives every component that the file has and what stands before its keys; `prefix` is that of the first.
+    """
 
     table: Table
     layout: str
     prefix: str
     score: float
+    prefixes: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
 
 def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Candidate | None:
@@ -56,23 +63,57 @@ def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Candidate | Non
 
     Raises IncompatibleError where two readings are equally good or keys carry different prefixes.
     """
-    keys = list(checkpoint.tensors)
+    keys = _Keys(checkpoint.tensors)
     found = sorted(
-        (
-            Candidate(table, layout, prefix, _score(anchors, prefix, keys))
-            for table in tables
-            for layout, anchors in ((layout, _anchors(table, layout)) for layout in table.layouts)
-            for prefix in PREFIXES
-        ),
+        (candidate for table in tables for layout in table.layouts for candidate in _readings(table, layout, keys)),
         key=lambda candidate: (-candidate.score, -len(candidate.prefix)),
     )
-    best = found[0]
-    if best.score < ENOUGH:
+    best = found[0] if found else None
+    if best is None or best.score < ENOUGH:
         return None
-    rivals = [c for c in found[1:] if c.score >= ENOUGH and (c.table, c.layout, c.prefix) != (best.table, best.layout, best.prefix)]
-    if rivals:
-        raise _mixed(checkpoint, best, rivals[0])
+    for other in found[1:]:
+        same = other.table is best.table
+        if (same and other.score >= ENOUGH) or other.score == best.score:
+            raise _mixed(checkpoint, best, other)
     return best
+
+
+class _Keys:
+    """The keys of a file, as they are and with the numbers of blocks blanked, by what stands before them."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.all = set(keys)
+        self._blanked: dict[str, frozenset[str]] = {}
+
+    def begin(self, text: str) -> bool:
+        """Whether there is a key that begins with `text`."""
+        return any(key.startswith(text) for key in self.all)
+
+    def blanked(self, prefix: str) -> frozenset[str]:
+        """Name templates of the keys after a prefix."""
+        if prefix not in self._blanked:
+            self._blanked[prefix] = frozenset(_template(key[len(prefix) :]) for key in self.all if key.startswith(prefix))
+        return self._blanked[prefix]
+
+
+def _readings(table: Table, layout: str, keys: _Keys) -> list[Candidate]:
+    """One candidate for every prefix that the first component of a family may have, with what else there is of it."""
+    first, *others = table.components
+    if not table.prefixes:
+        anchors = _anchors(table, layout)
+        scores = ((prefix, len(anchors & keys.blanked(prefix)) / len(anchors)) for prefix in PREFIXES)
+        signed = [(prefix, score) for prefix, score in scores if keys.begin(prefix + table.signature)]
+        return [Candidate(table, layout, prefix, score, {first: prefix}) for prefix, score in signed]
+    rest = {c: prefix for c in others for prefix in table.prefixes[c][layout] if _share(table, layout, c, prefix, keys) >= ENOUGH}
+    scored = ((prefix, _share(table, layout, first, prefix, keys)) for prefix in table.prefixes[first][layout])
+    return [Candidate(table, layout, prefix, score, {first: prefix, **(rest if prefix else {})}) for prefix, score in scored]
+
+
+def _share(table: Table, layout: str, component: str, prefix: str, keys: _Keys) -> float:
+    """How many of a component's own keys are there, block numbers as they are: a U-Net is told by where its layers stand."""
+    written = len(table.prefixes[component][layout][0])
+    anchors = _exact_anchors(table, layout)[component]
+    return sum(prefix + name[written:] in keys.all for name in anchors) / len(anchors)
 
 
 def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str | None = None) -> Bound:
@@ -85,6 +126,8 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
         return bind_structural(checkpoint)
     candidate = detect(checkpoint, tables)
     foreign = _foreign(checkpoint)
+    if foreign is not None and candidate is not None and foreign[0] == candidate.table.family:
+        foreign = None
     if candidate is None or (foreign is not None and candidate.score < 1.0):
         if foreign is None or foreign[0] in OTHER_MODELS:
             return bind_structural(checkpoint, foreign[0] if foreign else "structural")
@@ -94,23 +137,33 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
             facts={"file": checkpoint.reference, "key": foreign[2]},
             fix=foreign[1],
         )
-    return bind(checkpoint, candidate.table, candidate.layout, candidate.prefix)
+    return bind(checkpoint, candidate.table, candidate.layout, candidate.prefixes)
 
 
-def _score(anchors: frozenset[str], prefix: str, keys: list[str]) -> float:
-    hits = {_template(key[len(prefix) :]) for key in keys if key.startswith(prefix)}
-    return len(anchors & hits) / len(anchors)
+def _smallest(table: Table, depth: int) -> list[Canonical]:
+    """The tensors that every model of a family has, with `depth` blocks in every list and all widths 1."""
+    dims = {symbol: 1 for row in table.rows for symbol in symbols_of(table, row)}
+    dims |= dict.fromkeys(table.depth_stems, depth) | dict.fromkeys(table.flags, 0)
+    return table.expand(dims | {row.where: 0 for row in table.rows if row.where})
 
 
+@cache
 def _anchors(table: Table, layout: str) -> frozenset[str]:
     """Name templates, block numbers blanked, that every model of the family has in this layout."""
-    dims = {symbol: 1 for row in table.rows for symbol in (*row.rows, *(row.cols or ()))}
-    dims |= dict.fromkeys(table.depth_stems, 1) | dict.fromkeys(table.flags, 0)
-    return frozenset(_template(piece.name) for tensor in table.expand(dims) for piece in tensor.pieces[layout])
+    return frozenset(_template(piece.name) for tensor in _smallest(table, 1) for piece in tensor.pieces.get(layout, ()))
+
+
+@cache
+def _exact_anchors(table: Table, layout: str) -> Mapping[str, frozenset[str]]:
+    """Per component the names that every model of the family has, of lists of blocks those of the first two."""
+    found: dict[str, set[str]] = {component: set() for component in table.components}
+    for tensor in _smallest(table, 2):
+        found[tensor.component] |= {piece.name for piece in tensor.pieces.get(layout, ())}
+    return {component: frozenset(names) for component, names in found.items()}
 
 
 def _template(name: str) -> str:
-    return re.sub(r"blocks\.\d+\.", "blocks.#.", name)
+    return _NUMBERED.sub(r"\1.#.", name)
 
 
 def _foreign(checkpoint: Checkpoint) -> tuple[str, str, str] | None:

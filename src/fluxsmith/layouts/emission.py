@@ -1,10 +1,11 @@
 """The way back: canonical tensors written in any layout, as placements of contiguous rows."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from fluxsmith.layouts.table import Canonical, Table
+from fluxsmith.layouts.table import Canonical, Table, stored_shapes
 
 __all__ = ["COMFY_PREFIX", "OutputTensor", "Placement", "emit"]
 
@@ -23,48 +24,56 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """One tensor of the output with the canonical elements that fill it."""
+    """One tensor of the output with the canonical elements that fill it.
+
+    `transposed` says that they are those of one canonical matrix, column by column.
+    """
 
     name: str
     shape: tuple[int, ...]
     placements: tuple[Placement, ...]
+    transposed: bool = False
 
 
 def emit(tensors: Sequence[Canonical], layout: str, table: Table | None) -> list[OutputTensor]:
-    """The tensors of an output in `layout` (bfl, diffusers, comfy, structural), in that layout's own order."""
+    """The tensors of an output in `layout` (comfy is bfl after a prefix), in that layout's own order.
+
+    Tensors that the layout does not have are left out.
+    """
     prefix = COMFY_PREFIX if layout == "comfy" else ""
     naming = "bfl" if layout == "comfy" else layout
     collected: dict[str, list[Placement]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
+    turned: set[str] = set()
     for tensor in tensors:
         width = prod(tensor.shape[1:])
-        for piece in tensor.pieces[naming]:
-            name = prefix + piece.name
+        for piece in tensor.pieces.get(naming, ()):
             placement = Placement(tensor.name, piece.start * width, piece.at * width, piece.rows * width)
-            collected.setdefault(name, []).append(placement)
-            rows = shapes.get(name, (0,))[0] + piece.rows
-            shapes[name] = (rows, *tensor.shape[1:]) if tensor.shape else ()
-    order = _order(table, naming, list(collected), prefix)
-    return [OutputTensor(name, shapes[name], tuple(collected[name])) for name in order]
+            collected.setdefault(piece.name, []).append(placement)
+            if piece.transposed:
+                turned.add(piece.name)
+    shapes = stored_shapes(tensors, naming)
+    order = _order(table, naming, list(collected))
+    return [OutputTensor(prefix + name, shapes[name], tuple(collected[name]), name in turned) for name in order]
 
 
-def _order(table: Table | None, layout: str, names: list[str], prefix: str) -> list[str]:
-    """Names in the order of the layout's own state dict where the table gives one, else as they came."""
+def _order(table: Table | None, layout: str, names: list[str]) -> list[str]:
+    """Names in the order of the layout's own state dict where the table gives one, else as they came.
+
+    Neighbouring templates of one list of blocks stand together: first all of block 0, then all of block 1.
+    """
     templates = table.order.get(layout) if table else None
     if table is None or templates is None:
         return names
-    rank = {template: i for i, template in enumerate(templates)}
-    stems: Mapping[str, str] = {stems[layout]: symbol for symbol, stems in table.depth_stems.items()}
+    rank = {re.sub(r"{\w+}", "#", template): i for i, template in enumerate(templates)}
+    heads = {template.split("#")[0]: i for template, i in reversed(rank.items()) if "#" in template}
 
     def key(name: str) -> tuple[int, int, int, str]:
-        stem, _, suffix = name.removeprefix(prefix).rpartition(".")
-        head, _, rest = stem.partition(".")
-        index, _, tail = rest.partition(".")
-        symbol = stems.get(head)
-        if symbol is None:
-            return rank[stem], 0, 0, "" if suffix == "weight" else suffix
-        template = f"{head}.{{{symbol}}}.{tail}"
-        first = min(i for t, i in rank.items() if t.startswith(f"{head}."))
-        return first, int(index), rank[template], "" if suffix == "weight" else suffix
+        stem, _, suffix = name.rpartition(".")
+        head = next((head for head in heads if stem.startswith(head)), None)
+        last = "" if suffix == "weight" else suffix
+        if head is None:
+            return rank[stem], 0, 0, last
+        index, _, tail = stem[len(head) :].partition(".")
+        return heads[head], int(index), rank[f"{head}#.{tail}" if tail else f"{head}#"], last
 
     return sorted(names, key=key)

@@ -9,17 +9,15 @@ embeddings, T width of the sinusoidal time embedding; double and single are dept
 
 from fluxsmith.layouts.table import Row, Table, linear, scale
 
-__all__ = ["FLUX1"]
+__all__ = ["DEPTHS", "FLUX1", "blocks_in_order", "double_rows", "single_rows"]
 
 
-def _stream(stream: str, context: bool) -> list[Row]:
-    """The rows of one stream (`img` or `txt`) of a double block."""
+def double_rows(stream: str, context: bool) -> list[Row]:
+    """The rows of one stream (`img` or `txt`) of a double block, without its modulation."""
     bfl, d = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}"
     qkv = "add_q_proj add_k_proj add_v_proj" if context else "to_q to_k to_v"
     norm, out, ff = ("norm_added", "to_add_out", "ff_context") if context else ("norm", "to_out.0", "ff")
-    modulation = "norm1_context" if context else "norm1"
     return [
-        linear(f"{bfl}_mod.lin", "H H H H H H", "H", tags="modulation", diffusers=f"{d}.{modulation}.linear"),
         scale(f"{bfl}_attn.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_q"),
         scale(f"{bfl}_attn.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_k"),
         linear(f"{bfl}_attn.qkv", "H H H", "H", segments="q k v", diffusers=" ".join(f"{d}.attn.{p}" for p in qkv.split())),
@@ -29,8 +27,47 @@ def _stream(stream: str, context: bool) -> list[Row]:
     ]
 
 
-_S, _SD = "single_blocks.{single}", "single_transformer_blocks.{single}"
+def single_rows() -> list[Row]:
+    """The rows of a single block, without its modulation."""
+    bfl, d = "single_blocks.{single}", "single_transformer_blocks.{single}"
+    split = f"{d}.attn.to_q {d}.attn.to_k {d}.attn.to_v {d}.proj_mlp"
+    return [
+        linear(f"{bfl}.linear1", "H H H M", "H", segments="q k v mlp", diffusers=split),
+        linear(f"{bfl}.linear2", "H", "H M", diffusers=f"{d}.proj_out"),
+        scale(f"{bfl}.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.norm_q"),
+        scale(f"{bfl}.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.norm_k"),
+    ]
+
+
+def blocks_in_order(*, double_first: str = "", single_first: str = "") -> tuple[str, ...]:
+    """Stems of all blocks in the order of the stock class's state dict; words in `..._first` stand before the others."""
+    double = (
+        *double_first.split(), "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0",
+        "attn.norm_added_q", "attn.norm_added_k", "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
+        "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
+    )  # fmt: skip
+    single = (
+        *single_first.split(), "proj_mlp", "proj_out",
+        "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v",
+    )  # fmt: skip
+    return (
+        *(f"transformer_blocks.{{double}}.{stem}" for stem in double),
+        *(f"single_transformer_blocks.{{single}}.{stem}" for stem in single),
+    )
+
+
+#: What the lists of blocks are called in both layouts.
+DEPTHS = {
+    "double": {"bfl": "double_blocks", "diffusers": "transformer_blocks"},
+    "single": {"bfl": "single_blocks", "diffusers": "single_transformer_blocks"},
+}
+
 _T = "time_text_embed"
+
+
+def _modulation(stem: str, parts: int, diffusers: str) -> Row:
+    return linear(stem, " ".join("H" * parts), "H", tags="modulation", diffusers=diffusers)
+
 
 _ROWS = (
     linear("time_in.in_layer", "H", "T", diffusers=f"{_T}.timestep_embedder.linear_1"),
@@ -41,37 +78,23 @@ _ROWS = (
     linear("vector_in.out_layer", "H", "H", diffusers=f"{_T}.text_embedder.linear_2"),
     linear("txt_in", "H", "ctx", diffusers="context_embedder"),
     linear("img_in", "H", "in", diffusers="x_embedder"),
-    *_stream("img", context=False),
-    *_stream("txt", context=True),
-    linear(f"{_S}.modulation.lin", "H H H", "H", diffusers=f"{_SD}.norm.linear"),
-    linear(
-        f"{_S}.linear1",
-        "H H H M",
-        "H",
-        segments="q k v mlp",
-        diffusers=f"{_SD}.attn.to_q {_SD}.attn.to_k {_SD}.attn.to_v {_SD}.proj_mlp",
-    ),
-    linear(f"{_S}.linear2", "H", "H M", diffusers=f"{_SD}.proj_out"),
-    scale(f"{_S}.norm.query_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_q"),
-    scale(f"{_S}.norm.key_norm", "D", tags="qk_norm", diffusers=f"{_SD}.attn.norm_k"),
+    _modulation("double_blocks.{double}.img_mod.lin", 6, "transformer_blocks.{double}.norm1.linear"),
+    *double_rows("img", context=False),
+    _modulation("double_blocks.{double}.txt_mod.lin", 6, "transformer_blocks.{double}.norm1_context.linear"),
+    *double_rows("txt", context=True),
+    _modulation("single_blocks.{single}.modulation.lin", 3, "single_transformer_blocks.{single}.norm.linear"),
+    *single_rows(),
     linear("final_layer.adaLN_modulation.1", "H H", "H", tags="modulation", order={"diffusers": (1, 0)}, diffusers="norm_out.linear"),
     linear("final_layer.linear", "out", "H", diffusers="proj_out"),
 )
 
-# The order of stock FluxTransformer2DModel.state_dict(), by which shards are cut. Stems of one block stand together.
+# The order of stock FluxTransformer2DModel.state_dict(), by which shards are cut.
 _DIFFUSERS_ORDER = (
     f"{_T}.timestep_embedder.linear_1", f"{_T}.timestep_embedder.linear_2",
     f"{_T}.guidance_embedder.linear_1", f"{_T}.guidance_embedder.linear_2",
     f"{_T}.text_embedder.linear_1", f"{_T}.text_embedder.linear_2",
     "context_embedder", "x_embedder",
-    *(f"transformer_blocks.{{double}}.{stem}" for stem in (
-        "norm1.linear", "norm1_context.linear", "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v",
-        "attn.to_out.0", "attn.norm_added_q", "attn.norm_added_k", "attn.add_q_proj", "attn.add_k_proj",
-        "attn.add_v_proj", "attn.to_add_out", "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2",
-    )),
-    *(f"single_transformer_blocks.{{single}}.{stem}" for stem in (
-        "norm.linear", "proj_mlp", "proj_out", "attn.norm_q", "attn.norm_k", "attn.to_q", "attn.to_k", "attn.to_v",
-    )),
+    *blocks_in_order(double_first="norm1.linear norm1_context.linear", single_first="norm.linear"),
     "norm_out.linear", "proj_out",
 )  # fmt: skip
 
@@ -79,10 +102,7 @@ FLUX1 = Table(
     family="flux1",
     layouts=("bfl", "diffusers"),
     rows=_ROWS,
-    depth_stems={
-        "double": {"bfl": "double_blocks", "diffusers": "transformer_blocks"},
-        "single": {"bfl": "single_blocks", "diffusers": "single_transformer_blocks"},
-    },
+    depth_stems=DEPTHS,
     order={"diffusers": _DIFFUSERS_ORDER},
     flags=("guidance",),
     suffixes={"diffusers": {"scale": "weight"}},

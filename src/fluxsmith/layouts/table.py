@@ -5,23 +5,29 @@ same rows in pieces and in another order; a `Piece` says which rows of its tenso
 piece is a range of dim 0, both directions of every layout follow from this one statement.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-__all__ = ["Canonical", "Dims", "Piece", "Row", "Segment", "Table", "linear", "scale"]
+__all__ = ["Canonical", "Dims", "Piece", "Row", "Segment", "Table", "conv", "joined", "linear", "norm", "scale", "size", "stored_shapes"]
 
 Dims = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows [at, at + rows) of tensor `name` in a layout are rows [start, start + rows) of the canonical tensor."""
+    """Rows [at, at + rows) of tensor `name` in a layout are rows [start, start + rows) of the canonical tensor.
+
+    `trailing` gives the dims after dim 0 where the layout has others for the same elements (a 1x1 convolution stored
+    as a matrix); `transposed` says that the layout stores the whole matrix with its dims exchanged.
+    """
 
     name: str
     at: int
     start: int
     rows: int
+    trailing: tuple[int, ...] | None = None
+    transposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,9 @@ class Segment:
 class Canonical:
     """One tensor in canonical form with its place in the model.
 
-    `block` is `double.N` or `single.N` (None outside of blocks), `tags` are the part names a selector may use.
+    `block` is `double.N`, `single.N`, `in.N` ... (None outside of blocks), `tags` are the part names that a selector
+    may use, `component` is the part of the pipeline: transformer, unet, clip_l, vae, ... A layout without a name in
+    `pieces` has no such tensor.
     """
 
     name: str
@@ -46,6 +54,7 @@ class Canonical:
     tags: frozenset[str]
     segments: tuple[Segment, ...]
     pieces: Mapping[str, tuple[Piece, ...]]
+    component: str = "transformer"
 
     @property
     def count(self) -> int:
@@ -56,9 +65,12 @@ class Canonical:
 class Row:
     """One line of a table: a tensor stem for every depth of its block.
 
-    `rows` are the dims whose sum is dim 0, `cols` those whose sum is dim 1 (None: a vector). `names` gives per layout
-    the stems of its pieces, in the order of `rows`; `order` (per layout) permutes the parts inside one stem.
-    `stored` gives the last word of the name where a layout has another one than the canonical.
+    `rows` are the dims whose sum is dim 0, `cols` those whose sum is dim 1 (None: a vector), `kernel` the dims after
+    that; a dim is a symbol or a number written out. `names` gives per layout the stems of its pieces, in the order of
+    `rows`, or one stem for all of them; a layout with an empty list has no such tensor, one that is not named has
+    the canonical stem. `order` (per layout) permutes the parts inside one stem, `forms` says where a layout stores the
+    matrix otherwise: `linear` (without the kernel) or `transposed`. `where` limits a row to some of its blocks:
+    `last`, `others` (all but the last) or a symbol (as many of the first).
     """
 
     stem: str
@@ -70,6 +82,32 @@ class Row:
     segments: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     optional: str | None = None
+    kernel: tuple[str, ...] = ()
+    forms: Mapping[str, str] = field(default_factory=dict[str, str])
+    block: str | None = None
+    where: str = ""
+    component: str = "transformer"
+
+    def stems(self, layout: str) -> tuple[str, ...]:
+        """The stems under which a layout stores this row, none where it does not."""
+        return self.names.get(layout, (self.stem,))
+
+    def shape(self, suffix: str, dims: Dims) -> tuple[int, ...]:
+        """The canonical shape of the tensor with this suffix."""
+        first = sum(size(symbol, dims) for symbol in self.rows)
+        if self.cols is None or suffix == "bias":
+            return (first,) if self.rows else ()
+        return (first, sum(size(symbol, dims) for symbol in self.cols), *(size(symbol, dims) for symbol in self.kernel))
+
+
+def size(symbol: str, dims: Dims) -> int:
+    """The value of a dim: a number as it is written, else what the model has for the symbol."""
+    return int(symbol) if symbol.isdigit() else dims[symbol]
+
+
+def joined(stem: str, suffix: str) -> str:
+    """A key of a stem and its last word; `in_proj_` takes it without a dot, and a stem without last word is the key."""
+    return f"{stem}{suffix}" if not suffix or stem.endswith("_") else f"{stem}.{suffix}"
 
 
 def linear(
@@ -81,38 +119,74 @@ def linear(
     tags: str = "",
     order: Mapping[str, tuple[int, ...]] | None = None,
     optional: str | None = None,
+    bias: bool = True,
+    where: str = "",
     **names: str,
 ) -> Row:
     """A row for a linear layer, weight and bias; words in a string are separated by spaces."""
     split = {layout: tuple(text.split()) for layout, text in names.items()}
     return Row(
-        stem, ("weight", "bias"), tuple(rows.split()), tuple(cols.split()), split,
-        order or {}, tuple(segments.split()), tuple(tags.split()), optional,
+        stem, ("weight", "bias") if bias else ("weight",), tuple(rows.split()), tuple(cols.split()), split,
+        order or {}, tuple(segments.split()), tuple(tags.split()), optional, where=where,
     )  # fmt: skip
 
 
-def scale(stem: str, rows: str, *, tags: str = "", **names: str) -> Row:
+def conv(stem: str, rows: str, cols: str, kernel: int, *, forms: Mapping[str, str] | None = None, tags: str = "", **names: str) -> Row:
+    """A row for a square convolution of `kernel` by `kernel`, weight and bias."""
+    split = {layout: tuple(text.split()) for layout, text in names.items()}
+    return Row(
+        stem, ("weight", "bias"), tuple(rows.split()), tuple(cols.split()), split,
+        tags=tuple(tags.split()), kernel=(str(kernel),) * 2, forms=forms or {},
+    )  # fmt: skip
+
+
+def scale(stem: str, rows: str, *, tags: str = "", where: str = "", optional: str | None = None, **names: str) -> Row:
     """A row for a norm's scale, a vector called `.scale` in canonical names and `.weight` in diffusers."""
     split = {layout: (text,) for layout, text in names.items()}
-    return Row(stem, ("scale",), (rows,), None, split, tags=tuple(tags.split()))
+    return Row(stem, ("scale",), (rows,), None, split, tags=tuple(tags.split()), where=where, optional=optional)
 
 
-@dataclass(frozen=True)
+def norm(stem: str, rows: str, *, tags: str = "", **names: str) -> Row:
+    """A row for a norm with weight and bias."""
+    split = {layout: (text,) for layout, text in names.items()}
+    return Row(stem, ("weight", "bias"), tuple(rows.split()), None, split, tags=tuple(tags.split()))
+
+
+@dataclass(frozen=True, eq=False)
 class Table:
     """A family: its rows, its layouts and what its depths are called.
 
-    `depths` maps a depth symbol to the canonical block list, e.g. {"double": "double_blocks"}; `depth_stems` gives
-    per layout the text that a block list begins with. `flags` are optional parts, named by a key that shows them.
+    `depth_stems` gives per depth symbol and layout the text that its block list begins with, e.g. {"double":
+    {"bfl": "double_blocks", ...}}; `blocks` names the symbols whose lists are blocks for selectors and ramps (none:
+    all). `flags` are optional parts, named by a key that shows them. `prefixes` gives, for a family of several
+    components, what may stand before the keys of each in each layout; the first one is written. Tables are compared
+    by identity.
     """
 
     family: str
     layouts: tuple[str, ...]
     rows: tuple[Row, ...]
     depth_stems: Mapping[str, Mapping[str, str]]
-    order: Mapping[str, tuple[str, ...]]
+    order: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
     flags: tuple[str, ...] = ()
     suffixes: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, "Mapping[str, str]"])
     aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    blocks: tuple[str, ...] = ()
+    #: The beginning of names that only this family has: without any of them a file is none of it.
+    signature: str = ""
+    prefixes: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict[str, "Mapping[str, tuple[str, ...]]"])
+
+    #: Keys of its files that are no weights: (regular expression, what they are). They are left out, and counted.
+    drops: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components that the family has, the one that gives it its name first."""
+        return tuple(dict.fromkeys(row.component for row in self.rows))
+
+    def depth_of(self, row: Row) -> str | None:
+        """The depth symbol of a row that stands in a list of blocks."""
+        return next((symbol for symbol in self.depth_stems if f"{{{symbol}}}" in row.stem), None)
 
     def expand(self, dims: Dims) -> list[Canonical]:
         """Every tensor of a model with these dims: widths, depths (`double`, `single`) and flags (0 or 1)."""
@@ -120,37 +194,66 @@ class Table:
         for row in self.rows:
             if row.optional and not dims.get(row.optional):
                 continue
-            depth = next((symbol for symbol in self.depth_stems if f"{{{symbol}}}" in row.stem), None)
-            for index in range(dims[depth]) if depth else (None,):
+            depth = self.depth_of(row)
+            for index in _places(row, dims[depth], dims) if depth else (None,):
                 tensors += [self._tensor(row, suffix, depth, index, dims) for suffix in row.suffixes]
         return tensors
 
+    def key(self, stem: str, suffix: str, layout: str, fill: Mapping[str, object]) -> str:
+        """The name of a stored tensor in a layout; `fill` gives the numbers of blocks."""
+        return joined(stem.format(**fill), self.suffixes.get(layout, {}).get(suffix, suffix))
+
     def _tensor(self, row: Row, suffix: str, depth: str | None, index: int | None, dims: Dims) -> Canonical:
         fill = {depth: index} if depth else {}
-        rows = [dims[symbol] for symbol in row.rows]
+        rows = [size(symbol, dims) for symbol in row.rows]
         starts = [sum(rows[:i]) for i in range(len(rows))]
-        shape = (sum(rows),) if row.cols is None or suffix == "bias" else (sum(rows), sum(dims[c] for c in row.cols))
         stem = row.stem.format(**fill)
-        pieces = {layout: tuple(self._pieces(row, suffix, layout, starts, rows, fill)) for layout in self.layouts}
+        shape = row.shape(suffix, dims)
+        found = {layout: tuple(self._pieces(row, suffix, layout, starts, rows, shape, fill)) for layout in self.layouts}
         segments = tuple(Segment(name, starts[i], starts[i] + rows[i]) for i, name in enumerate(row.segments))
         tags = frozenset(part for part in stem.split(".") if not part.isdigit()) | frozenset(row.tags)
-        block = f"{depth}.{index}" if depth else None
-        return Canonical(f"{stem}.{suffix}", shape, block, tags, segments, pieces)
+        block = row.block or (f"{depth}.{index}" if depth and (not self.blocks or depth in self.blocks) else None)
+        pieces = {layout: parts for layout, parts in found.items() if parts}
+        return Canonical(joined(stem, suffix), shape, block, tags, segments, pieces, row.component)
 
     def _pieces(
-        self, row: Row, suffix: str, layout: str, starts: Sequence[int], rows: Sequence[int], fill: Mapping[str, object]
-    ) -> list[Piece]:
-        names = row.names.get(layout, (row.stem,))
-        last = self.suffixes.get(layout, {}).get(suffix, suffix)
-        name = f"{names[0].format(**fill)}.{last}"
-        if len(names) > 1:
-            return [Piece(f"{n.format(**fill)}.{last}", 0, starts[i], rows[i]) for i, n in enumerate(names)]
+        self, row: Row, suffix: str, layout: str, starts: Sequence[int], rows: Sequence[int],
+        shape: tuple[int, ...], fill: Mapping[str, object],
+    ) -> list[Piece]:  # fmt: skip
+        keys = [self.key(stem, suffix, layout, fill) for stem in row.stems(layout)]
+        form = row.forms.get(layout, "") if suffix != "bias" else ""
+        if len(keys) > 1:
+            return [Piece(key, 0, starts[i], rows[i]) for i, key in enumerate(keys)]
         order = row.order.get(layout)
-        if order is None:
-            return [Piece(name, 0, 0, sum(rows))]
+        if order is None or not keys:
+            trailing = shape[1:2] if form == "linear" else None
+            return [Piece(key, 0, 0, sum(rows) if rows else 1, trailing, form == "transposed") for key in keys]
         pieces: list[Piece] = []
         at = 0
         for part in order:
-            pieces.append(Piece(name, at, starts[part], rows[part]))
+            pieces.append(Piece(keys[0], at, starts[part], rows[part]))
             at += rows[part]
         return pieces
+
+
+def stored_shapes(spec: Iterable[Canonical], layout: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a layout stores, in the order of the canonical tensors."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in spec:
+        for piece in tensor.pieces.get(layout, ()):
+            if piece.transposed:
+                shapes[piece.name] = tensor.shape[::-1]
+                continue
+            rows = shapes.get(piece.name, (0,))[0] + piece.rows
+            trailing = tensor.shape[1:] if piece.trailing is None else piece.trailing
+            shapes[piece.name] = (rows, *trailing) if tensor.shape else ()
+    return shapes
+
+
+def _places(row: Row, depth: int, dims: Dims) -> range:
+    """The block numbers that a row is there for."""
+    if row.where == "last":
+        return range(max(depth - 1, 0), depth)
+    if row.where == "others":
+        return range(depth - 1)
+    return range(min(dims.get(row.where, 0), depth)) if row.where else range(depth)
