@@ -1,4 +1,12 @@
-"""One-line formulas: `0.7*dev + 0.3*krea`, `dev + 0.3*(krea - dev)`, `ties(dev, krea, photo, density=0.4)`."""
+"""One-line formulas, read and shown.
+
+0.7*dev + 0.3*krea          dev + 0.3*(krea - dev)          sums
+ties(dev, krea, photo, density=0.4, weights=[1, 0.5])       methods; options by name
+weighted_sum(dev, krea, alpha=train_difference_mask(dev, krea, base))    an option that is a tensor
+dev | krea                                                  dev where it has a tensor, else krea
+component(dev, "vae")       omit(dev, "clip_l", "t5")       parts of a model
+literal(0.5)                                                a number as a tensor of numbers
+"""
 
 import ast
 import operator
@@ -7,7 +15,7 @@ from typing import Any
 
 from fluxsmith.errors import Position, RecipeError, did_you_mean
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Call, Combination, Expression, Model, call
+from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, call, component, literal, omit
 
 __all__ = ["parse_formula", "show"]
 
@@ -16,7 +24,10 @@ _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
+    ast.BitOr: operator.or_,
 }
+_PARTS = {"component": component, "omit": omit}
+_DEEP = 40  # nesting beyond which a formula is no longer read by people
 
 
 def parse_formula(text: str, names: Mapping[str, Expression], file: str = "formula", missing: str = "add -m {}=FILE") -> Expression:
@@ -55,7 +66,7 @@ class _Reader:
             return self._binary(node)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             return self._call(node, node.func.id)
-        raise self._error(node, "a formula has numbers, names, + - * / and calls of methods")
+        raise self._error(node, "a formula has numbers, names, + - * / | and calls of methods")
 
     def _binary(self, node: ast.BinOp) -> Any:
         left, right = self.read(node.left), self.read(node.right)
@@ -66,13 +77,17 @@ class _Reader:
             ast.Sub: one_is_a_number,
             ast.Mult: both == (True, True),
             ast.Div: both[1],
+            ast.BitOr: both != (True, True),
         }
         if wrong[type(node.op)]:
-            raise self._error(node, "models are added to models and multiplied by numbers")
+            raise self._error(node, "models are added to models (or stand on both sides of `|`) and multiplied by numbers")
         try:
             return _OPERATORS[type(node.op)](left, right)
         except ZeroDivisionError:
             raise self._error(node, "division by zero") from None
+        except RecipeError as error:
+            error.at = error.at or self._place(node)
+            raise
 
     def _name(self, node: ast.Name) -> Expression:
         if node.id not in self._names:
@@ -81,6 +96,8 @@ class _Reader:
         return self._names[node.id]
 
     def _call(self, node: ast.Call, name: str) -> Expression:
+        if name in _PARTS or name == "literal":
+            return self._special(node, name)
         try:
             method = find_method(name)
             inputs = [self._input(argument) for argument in node.args]
@@ -102,10 +119,35 @@ class _Reader:
         return keyword.arg
 
     def _option(self, keyword: ast.keyword) -> Any:
+        return self._value(keyword.value)
+
+    def _value(self, node: ast.expr) -> Any:
+        """A number, a word in quotes, a node, or a list of them."""
         try:
-            return ast.literal_eval(keyword.value)
+            return ast.literal_eval(node)
         except (ValueError, TypeError):
-            raise self._error(keyword.value, "an option is a number or a word in quotes") from None
+            pass
+        if isinstance(node, (ast.List, ast.Tuple)):
+            return [self._value(element) for element in node.elts]
+        if isinstance(node, (ast.Name, ast.Call, ast.BinOp)):
+            return self.read(node)
+        raise self._error(node, "an option is a number, a word in quotes, or a tensor of numbers")
+
+    def _special(self, node: ast.Call, name: str) -> Expression:
+        """component(model, "vae"), omit(model, "t5"), literal(0.5)."""
+        if node.keywords or not node.args or (name == "literal" and len(node.args) != 1) or (name != "literal" and len(node.args) < 2):
+            example = "literal(0.5)" if name == "literal" else f'{name}(dev, "vae")'
+            raise self._error(node, f"{name} is written as in {example}")
+        first, *rest = node.args
+        if name == "literal":
+            value = self.read(first)
+            if not isinstance(value, (int, float)):
+                raise self._error(first, "a literal is a number")
+            return literal(float(value))
+        words = [self._value(word) for word in rest]
+        if not all(isinstance(word, str) for word in words):
+            raise self._error(node, "components are words in quotes")
+        return _PARTS[name](self._input(first), *words)
 
     def _place(self, node: ast.expr) -> Position:
         width = max((node.end_col_offset or node.col_offset + 1) - node.col_offset, 1)
@@ -115,30 +157,45 @@ class _Reader:
         return RecipeError("recipe.bad-formula", message, at=self._place(node), hint=hint)
 
 
-def show(node: Expression) -> str:
-    """A formula for an expression, which `parse_formula` reads back (schedules are shown as `...`)."""
+def show(node: Expression, depth: int = 0) -> str:
+    """A formula for an expression, which `parse_formula` reads back (schedules, and what is nested very deeply, are shown
+    as `...`)."""
+    if depth > _DEEP:
+        return "..."
+    inner = depth + 1
     if isinstance(node, Model):
         return node.name
     if isinstance(node, Combination):
-        return _show_sum(node)
+        return _show_sum(node, inner)
+    if isinstance(node, Literal):
+        return f"literal({_show_value(node.value, inner)})"
+    if isinstance(node, Fallback):
+        sides = [(n, show(n, inner)) for n in (node.first, node.second)]
+        return " | ".join(f"({text})" if isinstance(n, (Combination, Fallback)) else text for n, text in sides)
+    if isinstance(node, Component):
+        words = ", ".join(f'"{name}"' for name in node.names)
+        return f"{'omit' if node.omitted else 'component'}({show(node.node, inner)}, {words})"
     assert isinstance(node, Call)
-    options = [f"{key}={_show_value(value)}" for key, value in node.options.items()]
-    return f"{node.method.name}({', '.join([show(i) for i in node.inputs] + options)})"
+    options = [f"{key}={_show_value(value, inner)}" for key, value in node.options.items()]
+    return f"{node.method.name}({', '.join([show(i, inner) for i in node.inputs] + options)})"
 
 
-def _show_sum(node: Combination) -> str:
+def _show_sum(node: Combination, depth: int) -> str:
     text = ""
     for term, factor in node.terms:
         size = "" if abs(factor) == 1 else f"{abs(factor):.12g}*"
-        inner = f"({show(term)})" if isinstance(term, Combination) else show(term)
+        shown = show(term, depth)
+        inner = f"({shown})" if isinstance(term, (Combination, Fallback)) else shown
         sign = ("-" if factor < 0 else "") if not text else (" - " if factor < 0 else " + ")
         text += f"{sign}{size}{inner}"
     return text
 
 
-def _show_value(value: Any) -> str:
+def _show_value(value: Any, depth: int) -> str:
     if isinstance(value, tuple):
-        return "[" + ", ".join(_show_value(v) for v in value) + "]"
+        return "[" + ", ".join(_show_value(v, depth) for v in value) + "]"
+    if isinstance(value, Expression):
+        return show(value, depth)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:.12g}"
     return repr(value) if isinstance(value, (str, bool)) else "..."

@@ -4,9 +4,10 @@ Nested calls become named steps; linear combinations become formulas. `loading.r
 """
 
 import io
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
-from fluxsmith.recipes.expressions import Call, Combination, Expression, Model
+from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe, Rule
 from fluxsmith.recipes.schedules import Ramp, Schedule
@@ -29,6 +30,9 @@ def recipe_to_text(recipe: Recipe) -> str:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data in the form of a recipe file."""
     writer = _Writer()
+    for root in (recipe.root, *(rule.expression for rule in recipe.rules)):
+        for node in walk(root)[:-1]:  # inputs first, so that no depth of nesting is one of recursion
+            writer.name(node)
     body = writer.step(recipe.root)
     merge: dict[str, Any] = {"formula": body} if isinstance(body, str) else body
     if recipe.rules:
@@ -67,8 +71,13 @@ class _Writer:
         if isinstance(node, Model):
             return node.name
         if isinstance(node, Combination):
-            terms = tuple((self._leaf(term), factor) for term, factor in node.terms)
-            return show(Combination(terms))
+            return show(Combination(tuple((self._leaf(term), factor) for term, factor in node.terms)))
+        if isinstance(node, Fallback):
+            return show(Fallback(self._leaf(node.first), self._leaf(node.second)))
+        if isinstance(node, Component):
+            return show(replace(node, node=self._leaf(node.node)))
+        if isinstance(node, Literal):
+            return {"literal": _number(node.value)}
         assert isinstance(node, Call)
         return self._call(node)
 
@@ -96,18 +105,25 @@ class _Writer:
         body: dict[str, Any] = {"method": node.method.name}
         if node.method.inputs[0].name == "base":
             body["base"], names = names[0], names[1:]
-        weights = node.options.get("weights")
-        if weights is None:
-            body["inputs"] = names
+        lists = {key: value for key, value in node.options.items() if isinstance(value, tuple) and len(value) == len(names)}
+        if lists:
+            columns = {"weight" if key == "weights" else key: [self._value(v) for v in value] for key, value in lists.items()}
+            body["inputs"] = [{"model": n} | {key: values[i] for key, values in columns.items()} for i, n in enumerate(names)]
         else:
-            body["inputs"] = [{"model": n, "weight": _number(w)} for n, w in zip(names, weights, strict=True)]
-        return body | {key: _number(value) for key, value in node.options.items() if key != "weights"}
+            body["inputs"] = names
+        return body | {key: self._value(value) for key, value in node.options.items() if key not in lists}
+
+    def _value(self, value: Any) -> Any:
+        """An option as plain data; nodes by name."""
+        if isinstance(value, tuple):
+            return [self._value(v) for v in cast("tuple[Any, ...]", value)]
+        return {"model": self.name(value)} if isinstance(value, Expression) else _number(value)
 
 
 def _model(model: Model) -> Any:
-    if not model.components:
-        return model.reference
-    return {"checkpoint": model.reference, "components": list(model.components)}
+    more = {"components": list(model.components)} if model.components else {}
+    more |= {"holds": model.holds} if model.holds != "weight" else {}
+    return {"checkpoint": model.reference, **more} if more else model.reference
 
 
 def _number(value: Any) -> Any:

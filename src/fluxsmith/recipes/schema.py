@@ -12,23 +12,27 @@ __all__ = ["InputEntry", "ModelEntry", "OutputEntry", "RecipeFile", "RuleEntry",
 class ModelEntry(Strict):
     """A checkpoint with more than its reference."""
 
-    checkpoint: str = Field(description="file, folder, or org/name[@revision][:path]")
-    components: list[Literal["transformer"]] = Field(
+    checkpoint: str | None = Field(default=None, description="file, folder, or org/name[@revision][:path]")
+    recipe: str | None = Field(default=None, description="another recipe file, whose result is this model; nothing is written for it")
+    components: list[str] = Field(
         default=[], description="take only these parts of an all-in-one file; the others are dropped by this rule"
+    )
+    holds: Literal["weight", "delta", "param"] = Field(
+        default="weight", description="what the tensors are: weights, differences, or numbers such as masks and importances"
     )
 
 
-class InputEntry(Strict):
-    """A merge input: a model or step, with its weight."""
+class _Options(BaseModel):
+    """The other fields of an entry are the options of its method; the method checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+
+class InputEntry(_Options):
+    """A merge input: a model or step, with its weight and the other options that the method has per input."""
 
     model: str = Field(description="name of a model or step")
     weight: Any = Field(default=1.0, description="a number, or a map from selectors to numbers or ramps")
-
-
-class _Options(BaseModel):
-    """A step's other fields are the options of its method; the method checks them."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
 
 class RuleEntry(_Options):
@@ -49,6 +53,7 @@ class StepEntry(_Options):
     base: str | None = None
     inputs: list[str | InputEntry] | None = None
     formula: str | None = Field(default=None, description="for example `0.7*dev + 0.3*krea`")
+    literal: Any = Field(default=None, description="a number, or a map from selectors to numbers or ramps, as a tensor of numbers")
     rules: list[RuleEntry] = []
     guidance: str | None = Field(default=None, description="keep, drop, zero, bake(3.5) or from(MODEL)")
     missing: Literal["error", "skip", "base"] = Field(
@@ -69,9 +74,10 @@ class RecipeFile(Strict):
 
     fluxsmith: Literal[1] = Field(description="version of this format")
     title: str = ""
+    include: list[str] = Field(default=[], description="files whose models and steps are known here, relative to this file")
     models: dict[str, str | ModelEntry] = Field(default={}, description="name: reference")
     steps: dict[str, StepEntry | str] = Field(default={}, description="named intermediate results; nothing is written for them")
-    merge: StepEntry | str = Field(description="the result: a method with inputs, or a formula")
+    merge: StepEntry | str | None = Field(default=None, description="the result: a method with inputs, or a formula")
     output: OutputEntry = OutputEntry()
     seed: int = 0
     compute: Literal["fp32", "fp16", "bf16"] = "fp32"
