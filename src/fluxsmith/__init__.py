@@ -11,10 +11,24 @@ Every merge method (`fluxsmith list methods`) is a function of this module; impo
 
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.api import load, load_recipe, merge, plan
+from fluxsmith.api import load, load_recipe, load_state_dict, merge, plan
 from fluxsmith.errors import FluxsmithError
-from fluxsmith.methods.base import Delta, Measured, PerInput, Weight, merge_method
-from fluxsmith.recipes.expressions import model
+from fluxsmith.methods.base import (
+    Between,
+    Delta,
+    Each,
+    EachShare,
+    Masks,
+    Measured,
+    Param,
+    PerInput,
+    PerInputParam,
+    Same,
+    Share,
+    Weight,
+    merge_method,
+)
+from fluxsmith.recipes.expressions import adapter, component, literal, model, omit, state_dict
 from fluxsmith.version import VERSION
 
 if TYPE_CHECKING:
@@ -23,25 +37,16 @@ if TYPE_CHECKING:
 __version__ = VERSION
 
 __all__ = [
-    "Delta",
-    "FluxsmithError",
-    "Measured",
-    "PerInput",
-    "Weight",
-    "__version__",
-    "load",
-    "load_recipe",
-    "merge",
-    "merge_method",
-    "model",
-    "plan",
-]
+    "Between", "Delta", "Each", "EachShare", "FluxsmithError", "Masks", "Measured", "Param", "PerInput", "PerInputParam", "Same", "Share",
+    "Weight", "__version__", "adapter", "component", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method", "model",
+    "omit", "plan", "state_dict",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> "Method | Any":
     """Merge methods by name: `fs.ties(base, a, b, density=0.4)` builds an expression."""
-    from fluxsmith.methods import METHODS
+    from fluxsmith.methods import METHODS, find_method, installed_methods
 
-    if name in METHODS:
-        return METHODS[name]
+    if name in METHODS or name in installed_methods():
+        return find_method(name)
     raise AttributeError(f"module 'fluxsmith' has no attribute '{name}'; `fluxsmith list methods` names the methods")

@@ -14,11 +14,12 @@ from fluxsmith.recipes.recipe import Guidance, Recipe
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
+    from torch import Tensor
 
     from fluxsmith.engine.merging import Merged
     from fluxsmith.engine.plan import Plan
 
-__all__ = ["as_recipe", "load", "load_recipe", "merge", "plan"]
+__all__ = ["as_recipe", "load", "load_recipe", "load_state_dict", "merge", "plan"]
 
 
 def as_recipe(
@@ -80,6 +81,16 @@ def load(wish: Recipe | Expression | str, *, dtype: str | None = None, **options
     from fluxsmith.models.transformer import load_transformer
 
     return load_transformer(as_recipe(wish, **options), dtype=dtype_from_name(dtype).name if dtype else None)
+
+
+def load_state_dict(wish: Recipe | Expression | str, **options: Any) -> dict[str, Tensor]:
+    """The tensors of a wish by name, in the layout of its first input; nothing is written to disk.
+
+    Options: layout, dtype, guidance, seed.
+    """
+    from fluxsmith.engine.in_memory import load_state_dict as run
+
+    return run(as_recipe(wish, **options))[0]
 
 
 def load_recipe(path: str | os.PathLike[str], **models: str) -> Recipe:

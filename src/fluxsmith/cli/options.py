@@ -76,7 +76,7 @@ run_options = _all(
     click.option("--force", is_flag=True, help="Replace an existing output."),
     click.option("--allow-nonfinite", is_flag=True, help="Let NaN and infinite values through."),
     click.option("--allow-pickle", is_flag=True, help="Read .ckpt/.pt/.bin files (tensors only, nothing is run)."),
-    click.option("--sha256", is_flag=True, help="Also print the sha256 of the tensor bytes (ModelSpec's hash)."),
+    click.option("--sha256", is_flag=True, help="Write the sha256 of the tensor bytes into the header, too (ModelSpec's hash)."),
 )
 
 

@@ -16,8 +16,8 @@ from fluxsmith.engine.lineage import fill_hashes
 from fluxsmith.engine.plan import Input, Job, Plan
 from fluxsmith.engine.planning import make_plan
 from fluxsmith.errors import IncompatibleError, Interrupted, ResourceError, UsageError
-from fluxsmith.io.checkpoint import Checkpoint
-from fluxsmith.io.hashing import sha256_of_tensors
+from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
+from fluxsmith.io.hashing import NO_SHA256, SHA256_KEY
 from fluxsmith.io.references import open_reference
 from fluxsmith.io.writer import FileSink, disk_error, held_bytes
 from fluxsmith.recipes.recipe import Recipe
@@ -84,21 +84,23 @@ def merge(
 ) -> Merged:
     """Merge into a file (`*.safetensors`) or a folder.
 
-    `resume` goes on with an interrupted run of the same plan, `force` replaces an existing output, `sha256` adds
-    ModelSpec's hash of the tensor bytes (it costs another pass over the output). `beside` gives small text files that are
+    `resume` goes on with an interrupted run of the same plan, `force` replaces an existing output, `sha256` writes
+    ModelSpec's hash of the tensor bytes into the header (it costs another pass over the output). `beside` gives small text files that are
     put into an output folder, such as the model card.
     Raises FluxsmithError; the target is not touched before everything is written and verified.
     """
+    if sha256:
+        recipe = replace(recipe, metadata={**recipe.metadata, SHA256_KEY: NO_SHA256})
     plan = make_plan(recipe, opener(download=False, allow_pickle=allow_pickle), output=output)
     check_target(plan, output, force)
     if any(file.remote for i in plan.inputs for file in i.files):
         plan = make_plan(recipe, opener(download=True, allow_pickle=allow_pickle), output=output)
     if plan.folder:
         plan = replace(plan, small_files={**plan.small_files, **beside(plan)})
-    return run_plan(plan, output, settings or Settings(), resume, sha256, observer or Silent())
+    return run_plan(plan, output, settings or Settings(), resume, observer or Silent())
 
 
-def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, sha256: bool, observer: Observer) -> Merged:
+def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, observer: Observer) -> Merged:
     """Run a plan into its target."""
     sink, done = _open_sink(plan, output, resume)
     journal = Journal(sink.journal, plan.digest(), sink)
@@ -131,10 +133,7 @@ def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, sha256:
         else:
             sink.abandon()
         raise disk_error(error, output) if isinstance(error, OSError) else error from None
-    digest = None
-    if sha256:
-        digest = _record_sha256(plan, output)
-    return Merged(output, plan, outcome, digest, found)
+    return Merged(output, plan, outcome, _recorded_sha256(plan, output), found)
 
 
 def check_target(plan: Plan, output: Path, force: bool) -> None:
@@ -241,8 +240,9 @@ def _check_unchanged(plan: Plan) -> None:
             raise IncompatibleError("input.changed", f"{file.path} changed while it was read", fix="run the merge again")
 
 
-def _record_sha256(plan: Plan, output: Path) -> str:
-    """ModelSpec's hash_sha256 of a single file, returned for the summary (every file of a folder has its own)."""
+def _recorded_sha256(plan: Plan, output: Path) -> str | None:
+    """ModelSpec's hash_sha256 as it was written, file by file; None where it was not asked for."""
+    if SHA256_KEY not in plan.metadata:
+        return None
     paths = [output / file.name for file in plan.files] if plan.folder else [output]
-    values = [sha256_of_tensors(path, file.data_start) for path, file in zip(paths, plan.files, strict=True)]
-    return values[0] if len(values) == 1 else ", ".join(values)
+    return ", ".join(open_checkpoint(path).metadata[SHA256_KEY] for path in paths)

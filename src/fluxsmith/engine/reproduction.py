@@ -12,6 +12,7 @@ from fluxsmith.engine.lineage import NO_HASH, recorded_inputs
 from fluxsmith.engine.merging import opener
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.memory import is_memory
 from fluxsmith.recipes.loading import recipe_from_text
 from fluxsmith.recipes.recipe import Recipe
 
@@ -29,6 +30,14 @@ def recorded_recipe(checkpoint: Checkpoint, models: Mapping[str, str]) -> Recipe
             "reproduce.no-recipe", f"{checkpoint.reference} carries no fluxsmith recipe", facts={"file": checkpoint.reference}
         )
     recipe = recipe_from_text(text, f"{checkpoint.reference} (embedded recipe)", models=models)
+    gone = next((model for model in recipe.models() if is_memory(model.reference)), None)
+    if gone is not None:
+        raise IncompatibleError(
+            "reproduce.in-memory",
+            f"`{gone.name}` was a state dict in memory when {checkpoint.reference} was made",
+            facts={"input": gone.reference},
+            fix=f"-m {gone.name}=FILE names a file with the same tensors",
+        )
     # The metadata are the original's, so that files which have moved do not change the bytes.
     return replace(recipe, metadata=dict(checkpoint.metadata))
 
@@ -43,6 +52,8 @@ def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
     compared = 0
     for model in recipe.models():
         files = open_reference(model.reference).files
+        if recorded.get(model.name) == []:
+            continue  # was in memory: there is nothing to compare with, the bytes of the result will show
         hashes = InputHashes(files).wait()
         expected = {entry["name"]: entry["hash"] for entry in recorded.get(model.name, [])}
         found = {os.path.basename(file.path): hashes[file.path] for file in files}

@@ -13,7 +13,11 @@ from pathlib import Path
 
 from fluxsmith.io.checkpoint import WeightFile
 
-__all__ = ["HashMemory", "content_hash", "sha256_of_tensors"]
+__all__ = ["NO_SHA256", "SHA256_KEY", "HashMemory", "content_hash", "sha256_of_tensors"]
+
+#: Where ModelSpec has the sha256 of a file's tensor bytes, and what stands there until they are written.
+SHA256_KEY = "modelspec.hash_sha256"
+NO_SHA256 = "0x" + "0" * 64
 
 CHUNK = 1 << 22
 

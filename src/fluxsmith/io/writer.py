@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fluxsmith.errors import FileError, ResourceError
+from fluxsmith.io.hashing import SHA256_KEY, sha256_of_tensors
 from fluxsmith.io.header import encode_header, parse_header
 from fluxsmith.io.shards import OutputFile
 
@@ -156,6 +157,7 @@ class FileSink:
     def commit(self, metadata: Mapping[str, str], extra: Mapping[str, str]) -> None:
         """Write the headers and small files, sync, verify, and rename to the target.
 
+        Where the metadata have a place for ModelSpec's sha256, every file gets its own; that reads the files once more.
         Raises ResourceError where the disk does not take them; the target is then as it was.
         """
         try:
@@ -170,7 +172,8 @@ class FileSink:
 
     def _write_headers(self, metadata: Mapping[str, str]) -> None:
         for fd, file in zip(self._fds, self.files, strict=True):
-            header = encode_header(file.tensors, metadata)
+            own = {SHA256_KEY: sha256_of_tensors(self.root / file.name, file.data_start)} if SHA256_KEY in metadata else {}
+            header = encode_header(file.tensors, {**metadata, **own})
             if len(header) != file.data_start:
                 raise AssertionError(f"header of {file.name} has {len(header)} bytes, {file.data_start} were planned")
             os.pwrite(fd, header, 0)

@@ -6,14 +6,18 @@
     trimming.py    parts that the sparse delta methods share
 
 A new method is one file and one line in METHODS. None of these files imports torch when it is imported: a plan is
-made without it.
+made without it. Other packages add methods by an entry point of the group `fluxsmith.methods`, whose name is the
+method's and whose value is the decorated function; they are imported when a recipe names them.
 """
 
-from fluxsmith.errors import RecipeError, did_you_mean
+from importlib.metadata import entry_points
+
+from fluxsmith.errors import MethodError, RecipeError, did_you_mean
 from fluxsmith.methods.base import Delta, Method, Weight, merge_method
 
-__all__ = ["METHODS", "Delta", "Method", "Weight", "find_method", "merge_method", "register"]
+__all__ = ["METHODS", "Delta", "Method", "Weight", "find_method", "installed_methods", "merge_method", "register"]
 
+GROUP = "fluxsmith.methods"
 METHODS: dict[str, Method] = {}
 
 
@@ -25,13 +29,38 @@ def register(method: Method) -> None:
 def find_method(name: str) -> Method:
     """The method of that name; raises RecipeError where there is none."""
     if name not in METHODS:
+        _load_installed(name)
+    if name not in METHODS:
         raise RecipeError(
             "recipe.unknown-method",
             f"`{name}` is not a merge method",
-            hint=did_you_mean(name, METHODS),
+            hint=did_you_mean(name, [*METHODS, *installed_methods()]),
             fix="fluxsmith list methods",
         )
     return METHODS[name]
+
+
+def installed_methods() -> dict[str, str]:
+    """The methods of other installed packages: name -> `module:function`; none of them is imported."""
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+
+
+def _load_installed(name: str) -> None:
+    """Import the method of another package; raises MethodError where that fails."""
+    for entry in entry_points(group=GROUP, name=name):
+        try:
+            method = entry.load()
+        except Exception as error:
+            raise MethodError(
+                "method.not-loaded",
+                f"method {name} cannot be imported: {type(error).__name__}: {error}",
+                facts={"entry point": entry.value},
+                fix="mend or reinstall the package that has it",
+            ) from error
+        if not isinstance(method, Method):
+            fix = "decorate it with @fs.merge_method"
+            raise MethodError("method.not-loaded", f"{entry.value} is no merge method", facts={"entry point": entry.value}, fix=fix)
+        METHODS[name] = method
 
 
 # Importing a file registers its methods; the order is that of `fluxsmith list methods`.
@@ -41,11 +70,18 @@ from fluxsmith.methods import (  # noqa: E402
     combination,
     dare,
     delta_merge,
+    isotropic,
     linear,
+    rotate,
     slerp,
+    subspace_boost,
     task_arithmetic,
     ties,
+    truncation,
+    tsv_merge,
     weighted_sum,
+    wudi,
 )  # isort: skip
 
+_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
