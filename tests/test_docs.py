@@ -2,36 +2,55 @@
 
 import re
 import shlex
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fluxsmith.cli.main import COMMANDS
+from fluxsmith.methods import METHODS
 from support.cli_runs import run_cli
 
 ROOT = Path(__file__).parent.parent
-BLOCK = re.compile(r"```(bash|python)(?: exit=(\d+))?\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(bash|python|yaml)(?: exit=(\d+))?\n(.*?)```", re.DOTALL)
+NAMED = re.compile(r"# ([\w.-]+\.yaml)\n")
 
 
-def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def registry() -> Iterator[None]:
+    """Methods that a page declares are gone after it."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("page", ["tutorial.md", "recipes.md"])
+def test_every_snippet_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its order and in one folder: commands, Python (in one namespace), and YAML that begins with a file's name."""
     monkeypatch.chdir(tmp_path)
-    blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())
+    blocks = BLOCK.findall((ROOT / "docs" / page).read_text())
     assert len(blocks) > 8
+    namespace: dict[str, object] = {}
     for language, code, text in blocks:
         if language == "python":
-            run = subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True)
-            assert run.returncode == 0, run.stderr
-            continue
-        for line in text.strip().split("\n"):
-            program, *arguments = shlex.split(line, comments=True)
-            assert program == "fluxsmith"
-            ended = run_cli(*arguments)
-            assert ended.code == int(code or 0), f"{line}\n{ended.err}"
-            if "comfy.safetensors" in line and "diff" in line:
-                assert "identical" in ended.out
+            exec(compile(text, page, "exec"), namespace)
+        elif language == "yaml":
+            (tmp_path / NAMED.match(text)[1]).write_text(text)  # pyright: ignore[reportOptionalSubscript]
+        else:
+            for line in text.strip().split("\n"):
+                _run(line, int(code or 0))
     assert not (tmp_path / "wrong.safetensors").exists()
+
+
+def _run(line: str, code: int) -> None:
+    program, *arguments = shlex.split(line, comments=True)
+    assert program == "fluxsmith"
+    ended = run_cli(*arguments)
+    assert ended.code == code, f"{line}\n{ended.err}"
+    if "comfy.safetensors" in line and "diff" in line:
+        assert "identical" in ended.out
 
 
 def test_the_readme_names_what_is_there() -> None:
