@@ -1,4 +1,4 @@
-"""The linear merge of two models: as fast as copying one of them, in memory that does not grow."""
+"""The linear merge of two models: as fast as copying one of them, in memory that does not grow with their number."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def memory_row(what: str, runs: Runs, limit: int) -> Row:
 
 
 def measure(bench: Bench) -> Section:
-    """Two inputs beside `cp`, with and without known hashes; then eight."""
+    """Two inputs beside `cp`, with and without known hashes; then eight and twelve."""
     a, b = bench.file("a"), bench.file("b")
     start = bench.start  # measured first
     known = bench.linear("linear", a, b)
@@ -41,19 +41,20 @@ def measure(bench: Bench) -> Section:
             ratio_row(bench, "linear merge, wall / `cp`", found["linear"], floor, 1.3),
             ratio_row(bench, "the same with inputs never seen before", found["linear, hashing"], floor, None, _HASHING),
             memory_row("linear merge, peak RSS, 2 inputs", found["linear"], MEMORY),
-            _eight(bench),
+            _many(bench, 8),
+            _many(bench, 12),
         ]
     )
 
 
-def _eight(bench: Bench) -> Row:
-    """Eight inputs: two files under four names each."""
+def _many(bench: Bench, count: int) -> Row:
+    """Many inputs: two files under several names each."""
     files = [bench.file("a"), bench.file("b")]
     bench.remember(*files)
-    links = bench.links(files, 8)
+    links = bench.links(files, count)
     names = [f"m{i}" for i in range(len(links))]
-    program = bench.merge("linear of 8", f"linear({', '.join(names)})", dict(zip(names, links, strict=True)))
+    program = bench.merge(f"linear of {count}", f"linear({', '.join(names)})", dict(zip(names, links, strict=True)))
     found = bench.run("linear", [program], 1)
     for link in links:
         link.unlink()
-    return memory_row("linear merge, peak RSS, 8 inputs", found["linear of 8"], MEMORY)
+    return memory_row(f"linear merge, peak RSS, {count} inputs", found[program.name], MEMORY)
