@@ -80,7 +80,7 @@ def _bytes(tensor: OutputTensor, values: Mapping[str, _Values]) -> Iterator[memo
         stop = placement.start + placement.count
         for start in range(placement.start, stop, _TILE):
             part = values[placement.source].part(start, min(start + _TILE, stop))
-            yield memoryview(part.view(torch.uint8).numpy())
+            yield part.view(torch.uint8).numpy().data
 
 
 def write_model(shape: str, model: str, layout: str, path: Path) -> None:
