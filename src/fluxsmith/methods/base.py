@@ -132,7 +132,7 @@ class Option:
         return self.default is inspect.Parameter.empty
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Method:
     """A registered method: the function, what its signature says, and its traits (see merge_method)."""
 
@@ -154,6 +154,10 @@ class Method:
     def summary(self) -> str:
         """The first line of the method's documentation."""
         return (inspect.getdoc(self.function) or "").split("\n")[0]
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(("*" if i.variadic else "") + i.name for i in self.inputs)
+        return f"<merge method {self.name}({', '.join([inputs, *self.options])}) -> {self.returns}>"
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """Build a recipe node: `fs.weighted_sum(a, b, alpha=0.5)`."""
