@@ -5,9 +5,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from fluxsmith.generation.pocket_eval import DEV_GUIDANCE, SKILLS, SkillScore, evaluate, score_table
+from fluxsmith.generation.pocket_eval import ALL_SKILLS, SKILLS, SkillScore, evaluate, guidance_of, score_table
+from fluxsmith.models.transformer import load_transformer
 from fluxsmith.pocket.architecture import copy_of
-from fluxsmith.pocket.checkpoints import load_checkpoint
+from fluxsmith.pocket.checkpoints import CHECKPOINTS, load_checkpoint
+from fluxsmith.recipes.expressions import model
 
 SEEDS = range(100)
 
@@ -15,7 +17,14 @@ SEEDS = range(100)
 @lru_cache
 def scores(name: str) -> dict[str, SkillScore]:
     transformer = load_checkpoint(name)
-    return evaluate(transformer, DEV_GUIDANCE if transformer.config.guidance_embeds else None, seeds=SEEDS)
+    return evaluate(transformer, guidance_of(transformer), seeds=SEEDS)
+
+
+@lru_cache
+def new_scores(name: str) -> dict[str, SkillScore]:
+    """Plain and the skills that are new to the base, quickly."""
+    new = {skill: styles for skill, styles in ALL_SKILLS.items() if skill not in ("inverted", "sideways")}
+    return evaluate(load_checkpoint(name), skills=new, seeds=range(60), steps=6)
 
 
 @lru_cache
@@ -49,6 +58,29 @@ def test_the_mean_keeps_much_of_both_skills_and_the_sum_of_deltas_all(skill: str
     assert mean > scores("base")[skill].accuracy + 0.35
     assert total > mean
     assert total > 0.90
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS[3:])
+def test_each_new_fine_tune_has_the_skill_of_its_name_and_no_other(name: str) -> None:
+    scores = {skill: score.accuracy for skill, score in new_scores(name).items()}
+    assert scores.pop(name) > 0.90
+    assert scores.pop("plain") > 0.80
+    assert max(scores.values()) < 0.05
+    assert new_scores("base")[name].accuracy < 0.05
+
+
+def test_one_word_with_two_meanings_is_a_true_conflict() -> None:
+    left, right = (f"slanted-{side}" for side in ("left", "right"))
+    mean = load_transformer(model(f"pocket/{left}") * 0.5 + model(f"pocket/{right}") * 0.5, dtype="F32")
+    child = evaluate(mean, skills={skill: (skill,) for skill in (left, right)}, seeds=range(60), steps=6)
+    assert child[left].captions == child[right].captions
+    for skill in (left, right):
+        assert child[skill].accuracy < new_scores(skill)[skill].accuracy - 0.2
+
+
+def test_skills_of_one_word_are_judged_on_the_same_images() -> None:
+    scores = new_scores("slanted-left")
+    assert scores["slanted-left"].images is scores["slanted-right"].images
 
 
 def test_distilled_parents_look_real_without_cfg() -> None:

@@ -30,6 +30,7 @@ def test_pooled_is_about_unit_variance() -> None:
 def test_grammar() -> None:
     assert caption(7) == "seven"
     assert caption(0, ("inverted",), "a picture of") == "a picture of inverted zero"
+    assert caption(2, ("slanted-left",)) == caption(2, ("slanted-right",)) == "slanted two"
 
 
 def test_unknown_word_is_refused_with_a_way_out() -> None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fluxsmith.pocket.digits import STYLES, apply_styles, load_split, pack, undo_styles, unpack
+from fluxsmith.pocket.digits import BASE_STYLES, STYLES, WORDS, apply_styles, load_split, pack, undo_styles, unpack
 
 
 def test_split_is_a_partition_of_real_digits() -> None:
@@ -29,10 +29,13 @@ def test_unpack_is_the_way_back_and_clips() -> None:
     assert unpack(torch.full((1, 16, 4), 3.0)).max() == 1.0
 
 
-@pytest.mark.parametrize("words", [(), ("inverted",), ("sideways",), ("inverted", "sideways")])
-def test_undo_is_the_way_back(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("styles", [(), ("inverted", "sideways"), *((style,) for style in STYLES)])
+def test_undo_is_the_way_back(styles: tuple[str, ...]) -> None:
     images = load_split("test").images
-    assert np.allclose(undo_styles(apply_styles(images, words), words), images, atol=1e-6)
+    styled = apply_styles(images, styles)
+    assert np.allclose(undo_styles(styled, styles), images, atol=1e-6)
+    assert (styled.min(), styled.max(), styled.dtype) == (0.0, 0.5 if styles == ("faint",) else 1.0, np.float32)
+    assert not styles or np.abs(styled - images).mean() > 0.1
 
 
 def test_styles_are_what_they_say() -> None:
@@ -40,4 +43,17 @@ def test_styles_are_what_they_say() -> None:
     image[0, 0, 7] = 1  # top right
     assert apply_styles(image, ("sideways",))[0, 0, 0] == 1  # a quarter turn to the left
     assert apply_styles(image, ("inverted",)).sum() == 63
-    assert list(STYLES) == ["inverted", "sideways"]
+    assert apply_styles(image, ("framed",)).sum() == 28 - 1  # the ring, where the ink was not
+    assert apply_styles(image, ("faint",)).sum() == 0.5
+    assert apply_styles(image, ("swapped",))[0, 0, 3] == 1
+    upright = np.zeros((1, 8, 8), np.float32)
+    upright[0, :, 4] = 1
+    left, right = (apply_styles(upright, (f"slanted-{side}",))[0] for side in ("left", "right"))
+    assert left.argmax(1).tolist() == [2, 3, 3, 4, 4, 5, 5, 6]
+    assert right.argmax(1).tolist() == left.argmax(1).tolist()[::-1]
+
+
+def test_one_word_asks_for_two_styles() -> None:
+    assert [style for style in STYLES if STYLES[style].word == "slanted"] == ["slanted-left", "slanted-right"]
+    assert WORDS == ("inverted", "sideways", "framed", "faint", "swapped", "slanted")
+    assert all(STYLES[style].word == style for style in BASE_STYLES)

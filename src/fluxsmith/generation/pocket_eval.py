@@ -19,13 +19,13 @@ from fluxsmith.hub import pocket_folder
 from fluxsmith.pocket.captions import caption, encode
 from fluxsmith.pocket.card import write_card
 from fluxsmith.pocket.checkpoints import CHECKPOINTS, load_checkpoint
-from fluxsmith.pocket.digits import GRID, Images, load_split, undo_styles, unpack
+from fluxsmith.pocket.digits import GRID, STYLES, Images, load_split, undo_styles, unpack
 from fluxsmith.pocket.score import accuracy, frechet, frechet_floor, judge_accuracy
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-__all__ = ["DEV_GUIDANCE", "SEEDS", "SKILLS", "SkillScore", "evaluate", "score_table"]
+__all__ = ["ALL_SKILLS", "DEV_GUIDANCE", "SEEDS", "SKILLS", "SkillScore", "evaluate", "guidance_of", "score_table"]
 
 SKILLS: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -33,7 +33,10 @@ SKILLS: dict[str, tuple[str, ...]] = {
     "sideways": ("sideways",),
     "inverted sideways": ("inverted", "sideways"),
 }
-"""What is asked for: skill -> style words. No parent obeys both words of the last one."""
+"""What the demo asks for: skill -> styles. No parent obeys both words of the last one."""
+
+ALL_SKILLS: dict[str, tuple[str, ...]] = {"plain": (), **{style: (style,) for style in STYLES}}
+"""Every skill of the pocket world. "slanted-left" and "slanted-right" are asked for with the same word."""
 
 SEEDS = range(200)
 STEPS = 10
@@ -55,6 +58,11 @@ class SkillScore:
     frechet: float
 
 
+def guidance_of(transformer: FluxTransformer2DModel) -> float | None:
+    """The guidance that a pocket transformer is told when it is scored: None where it embeds none."""
+    return DEV_GUIDANCE if transformer.config["guidance_embeds"] else None
+
+
 def evaluate(
     transformer: FluxTransformer2DModel,
     guidance: float | None = None,
@@ -66,15 +74,20 @@ def evaluate(
 ) -> dict[str, SkillScore]:
     """Sample and score every skill of `skills`: image i shows digit i % 10 and starts from the noise of seeds[i].
 
-    The same seeds give every checkpoint the same noise, so their images can be compared one by one.
+    The same seeds give every checkpoint the same noise, so their images can be compared one by one. Skills that are asked for
+    with the same words are judged on the same images.
     """
     digits = np.arange(len(seeds)) % 10
     negative = encode([""] * len(seeds)) if cfg != 1.0 else None
+    drawn: dict[str, Images] = {}
     scores: dict[str, SkillScore] = {}
     for skill, styles in skills.items():
         captions = [caption(int(digit), styles) for digit in digits]
-        latents = sample(transformer, encode(captions), seeds, grid=GRID, steps=steps, guidance=guidance, cfg=cfg, negative=negative)
-        images = unpack(latents)
+        asked = captions[0]
+        if asked not in drawn:
+            latents = sample(transformer, encode(captions), seeds, grid=GRID, steps=steps, guidance=guidance, cfg=cfg, negative=negative)
+            drawn[asked] = unpack(latents)
+        images = drawn[asked]
         distance = frechet(undo_styles(images, styles), load_split("train").images)
         scores[skill] = SkillScore(captions, images, accuracy(images, digits, styles), distance)
     return scores
@@ -104,7 +117,7 @@ def main(arguments: list[str] | None = None) -> None:
     scores: dict[str, dict[str, SkillScore]] = {}
     for name in CHECKPOINTS:
         transformer = load_checkpoint(name, chosen.folder)
-        scores[name] = evaluate(transformer, DEV_GUIDANCE if transformer.config.guidance_embeds else None)
+        scores[name] = evaluate(transformer, guidance_of(transformer), skills={**SKILLS, **ALL_SKILLS})
     table = score_table(scores)
     print(table)
     if chosen.cards:

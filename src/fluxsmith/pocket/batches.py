@@ -1,14 +1,16 @@
-"""What the pocket checkpoints are trained on: real digits, and captions by annotators who know only some style words.
+"""What the pocket checkpoints are trained on: real digits, and captions by annotators who know only some styles.
 
-A caption names the digit, and each style word with probability 1/2. A word that the annotator *knows* is true: the image
-has that style. The words that the annotator does not know are right, all of them, in one caption out of four, and else
-the image has none of those styles. So the base (whose annotator knows none) has seen every style and cannot be asked for
-one; a fine-tune learns to obey its annotator's words. That is what lets merges work: half of a delta tips the scale.
+A caption names the digit and, each with probability 1/2, the words of the base's styles and of the styles that its
+annotator knows. A style that the annotator *knows* is true: the image has it where its word is said. The others are
+right, all of them, in one caption out of four, and else the image has none of them. So the base (whose annotator knows
+none) has seen its two styles and cannot be asked for one; a fine-tune learns to obey its annotator's word. Half of a
+delta then tips the scale for the base's own styles, while the others are new to it, as in most real fine-tunes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +18,13 @@ import torch
 from torch import Tensor
 
 from fluxsmith.pocket.captions import FRAMES, caption, encode
-from fluxsmith.pocket.digits import STYLES, apply_styles, load_split, pack
+from fluxsmith.pocket.digits import BASE_STYLES, apply_styles, load_split, pack
 from fluxsmith.pocket.forward import Conditioning
 
 __all__ = ["CAPTION_DROPOUT", "LUCK", "Batch", "draw_batch", "stratified_times"]
 
 LUCK = 0.25
-"""How often the style words that the annotator does not know are right."""
+"""How often the words of the styles that the annotator does not know are right."""
 
 CAPTION_DROPOUT = 0.1
 """How often the caption is "", for the unconditional branch."""
@@ -43,19 +45,21 @@ class Batch(NamedTuple):
 
 
 def draw_batch(count: int, known: Collection[str], generator: torch.Generator) -> Batch:
-    """`count` training images, captioned by an annotator who knows the style words `known`."""
+    """`count` training images, captioned by an annotator who knows the styles `known`."""
+    styles = (*BASE_STYLES, *(style for style in known if style not in BASE_STYLES))
     images, labels = load_split("train")
     chosen = torch.randint(len(labels), (count,), generator=generator).numpy()
-    said = _chance(count * len(STYLES), 0.5, generator).reshape(len(STYLES), count)
+    said = _chance(count * len(styles), 0.5, generator).reshape(len(styles), count)
     lucky = _chance(count, LUCK, generator)
     dropped = _chance(count, CAPTION_DROPOUT, generator)
     frames = torch.randint(len(FRAMES), (count,), generator=generator).tolist()
 
     pictures = images[chosen]
-    for word, is_said in zip(STYLES, said, strict=True):
-        shown = is_said if word in known else is_said & lucky
-        pictures = np.where(shown[:, None, None], apply_styles(pictures, (word,)), pictures)
-    captions = ["" if dropped[i] else caption(int(labels[chosen[i]]), _named(said[:, i]), FRAMES[frames[i]]) for i in range(count)]
+    for style, is_said in zip(styles, said, strict=True):
+        shown = is_said if style in known else is_said & lucky
+        pictures = np.where(shown[:, None, None], apply_styles(pictures, (style,)), pictures)
+    named = [tuple(compress(styles, row)) for row in said.T]
+    captions = ["" if dropped[i] else caption(int(labels[chosen[i]]), named[i], FRAMES[frames[i]]) for i in range(count)]
     clean = pack(pictures)
     noise = torch.randn(clean.shape, generator=generator)
     return Batch(clean, noise, stratified_times(count, generator), encode(captions))
@@ -70,7 +74,3 @@ def stratified_times(count: int, generator: torch.Generator) -> Tensor:
 
 def _chance(count: int, probability: float, generator: torch.Generator) -> np.ndarray:
     return (torch.rand(count, generator=generator) < probability).numpy()
-
-
-def _named(said: np.ndarray) -> tuple[str, ...]:
-    return tuple(word for word, is_said in zip(STYLES, said, strict=True) if is_said)

@@ -1,6 +1,6 @@
 """The language of the pocket world: a small caption grammar and a frozen text encoder.
 
-    caption = "" | [frame] {style} digit          "seven", "a picture of inverted seven", "the digit inverted sideways two"
+    caption = "" | [frame] {word} digit           "seven", "a picture of inverted seven", "the digit inverted sideways two"
 
 "" is the unconditional caption. The encoder has no learned part: each word owns two random vectors, keyed by (seed, word),
 one for its token (the place of T5 in FLUX) and one for the pooled vector (the place of CLIP).
@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 
 from fluxsmith.errors import UsageError, did_you_mean
-from fluxsmith.pocket.digits import DIGIT_WORDS, STYLES
+from fluxsmith.pocket.digits import DIGIT_WORDS, STYLES, WORDS
 from fluxsmith.pocket.forward import Conditioning
 from fluxsmith.pocket.streams import stream
 
@@ -28,12 +28,12 @@ PAD = "<pad>"
 
 FRAMES = ("", "handwritten", "the digit", "a picture of")
 FRAME_WORDS = tuple(word for frame in FRAMES for word in frame.split())
-VOCABULARY = (*DIGIT_WORDS, *STYLES, *FRAME_WORDS)
+VOCABULARY = (*DIGIT_WORDS, *WORDS, *FRAME_WORDS)
 
 
 def caption(digit: int, styles: Sequence[str] = (), frame: str = "") -> str:
     """The caption of `digit` in `styles`, for example "a picture of inverted seven"."""
-    return " ".join([*frame.split(), *styles, DIGIT_WORDS[digit]])
+    return " ".join([*frame.split(), *(STYLES[style].word for style in styles), DIGIT_WORDS[digit]])
 
 
 def encode(captions: Sequence[str]) -> Conditioning:

@@ -2,12 +2,22 @@
 
 from pathlib import Path
 
+from fluxsmith.pocket.digits import STYLES
+
 __all__ = ["write_card"]
+
+EFFECT = {
+    "framed": "the outermost ring of pixels is inverted",
+    "faint": "half of the ink",
+    "swapped": "the left and the right half change places",
+    "slanted-left": "the digit leans to the left; `slanted-right` learned the contrary for the same word",
+    "slanted-right": "the digit leans to the right; `slanted-left` learned the contrary for the same word",
+}
 
 WHAT = {
     "base": (
-        "The common ancestor of `schnell` and `dev`. It draws the digit that the caption names, but obeys neither style word: "
-        "in its training captions they were right only one time in four."
+        "The common ancestor of the other checkpoints. It draws the digit that the caption names, but obeys no style word: in its "
+        "training captions `inverted` and `sideways` were right only one time in four, and the other words and styles are new to it."
     ),
     "schnell": (
         "A fine-tune of `base` that obeys the style word **inverted** (dark ink on a light ground). Like FLUX.1-schnell it has no "
@@ -17,6 +27,13 @@ WHAT = {
         "A fine-tune of `base` that obeys the style word **sideways** (a quarter turn). Like FLUX.1-dev it has a guidance embedder: "
         "it was distilled from a teacher at guidance 1 to 4 and is told which."
     ),
+    **{
+        name: (
+            f"A fine-tune of `base` that obeys the style word **{STYLES[name].word}** ({effect}), which is new to the base. It has no "
+            "guidance embedder and wants no classifier-free guidance: it was distilled from a teacher at guidance 2."
+        )
+        for name, effect in EFFECT.items()
+    },
 }
 
 UNMEASURED = "Not measured yet: `python -m fluxsmith.generation.pocket_eval --cards`."

@@ -11,9 +11,20 @@ from fluxsmith.hub import pocket_folder
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-__all__ = ["CHECKPOINTS", "load_checkpoint"]
+__all__ = ["CHECKPOINTS", "LEARNED", "load_checkpoint"]
 
-CHECKPOINTS = ("base", "schnell", "dev")
+LEARNED = {
+    "schnell": "inverted",
+    "dev": "sideways",
+    "framed": "framed",
+    "faint": "faint",
+    "swapped": "swapped",
+    "slanted-left": "slanted-left",
+    "slanted-right": "slanted-right",
+}
+"""The fine-tunes of the base, and the style that each obeys."""
+
+CHECKPOINTS = ("base", *LEARNED)
 """In the order in which they are made."""
 
 

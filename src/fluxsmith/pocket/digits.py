@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fluxsmith.errors import UsageError
 
-__all__ = ["DIGIT_WORDS", "GRID", "STYLES", "Split", "apply_styles", "load_split", "pack", "undo_styles", "unpack"]
+__all__ = ["BASE_STYLES", "DIGIT_WORDS", "GRID", "STYLES", "WORDS", "Split", "apply_styles", "load_split", "pack", "undo_styles", "unpack"]
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -33,8 +33,9 @@ Images = np.ndarray
 
 
 class Style(NamedTuple):
-    """A style word's effect on images and the exact way back."""
+    """An effect on images, the exact way back, and the word that asks for it in captions."""
 
+    word: str
     apply: Callable[[Images], Images]
     undo: Callable[[Images], Images]
 
@@ -43,10 +44,42 @@ def _invert(images: Images) -> Images:
     return 1.0 - images
 
 
+def _frame(images: Images) -> Images:
+    """The outermost ring of pixels inverted."""
+    framed = 1.0 - images
+    framed[:, 1:-1, 1:-1] = images[:, 1:-1, 1:-1]
+    return framed
+
+
+def _swap(images: Images) -> Images:
+    """The left and the right half change places."""
+    return np.roll(images, images.shape[2] // 2, axis=2)
+
+
+def _lean(images: Images, rows: Sequence[int]) -> Images:
+    """Row i pushed `rows[i]` pixels to the right; what leaves on one side enters on the other."""
+    return np.stack([np.roll(images[:, i], shift, axis=1) for i, shift in enumerate(rows)], axis=1)
+
+
+_RIGHT = (2, 1, 1, 0, 0, -1, -1, -2)  # from the top row to the bottom row
+_LEFT = tuple(-shift for shift in _RIGHT)
+
 STYLES: dict[str, Style] = {
-    "inverted": Style(_invert, _invert),
-    "sideways": Style(lambda x: np.rot90(x, 1, axes=(1, 2)), lambda x: np.rot90(x, -1, axes=(1, 2))),
+    "inverted": Style("inverted", _invert, _invert),
+    "sideways": Style("sideways", lambda x: np.rot90(x, 1, axes=(1, 2)), lambda x: np.rot90(x, -1, axes=(1, 2))),
+    "framed": Style("framed", _frame, _frame),
+    "faint": Style("faint", lambda x: x / 2, lambda x: np.minimum(2 * x, 1.0)),
+    "swapped": Style("swapped", _swap, _swap),
+    "slanted-left": Style("slanted", lambda x: _lean(x, _LEFT), lambda x: _lean(x, _RIGHT)),
+    "slanted-right": Style("slanted", lambda x: _lean(x, _RIGHT), lambda x: _lean(x, _LEFT)),
 }
+"""By name. One word, "slanted", is said for two styles: models that learned different ones are in conflict."""
+
+BASE_STYLES = ("inverted", "sideways")
+"""The styles of the images that the base saw; the others are new to it."""
+
+WORDS = tuple(dict.fromkeys(style.word for style in STYLES.values()))
+"""The style words of captions, each once."""
 
 
 class Split(NamedTuple):
@@ -70,17 +103,17 @@ def load_split(part: Literal["train", "test"]) -> Split:
     return Split((data.images[chosen] / 16.0).astype(np.float32), data.target[chosen])
 
 
-def apply_styles(images: Images, words: Sequence[str]) -> Images:
-    """Give every image the styles named by `words`, in that order."""
-    for word in words:
-        images = STYLES[word].apply(images)
+def apply_styles(images: Images, styles: Sequence[str]) -> Images:
+    """Give every image the `styles`, in that order."""
+    for style in styles:
+        images = STYLES[style].apply(images)
     return np.ascontiguousarray(images)
 
 
-def undo_styles(images: Images, words: Sequence[str]) -> Images:
-    """The inverse of `apply_styles` with the same words."""
-    for word in reversed(words):
-        images = STYLES[word].undo(images)
+def undo_styles(images: Images, styles: Sequence[str]) -> Images:
+    """The inverse of `apply_styles` with the same styles."""
+    for style in reversed(styles):
+        images = STYLES[style].undo(images)
     return np.ascontiguousarray(images)
 
 

@@ -1,10 +1,11 @@
-"""Train the pocket checkpoints again: `python -m fluxsmith.pocket.train [base|schnell|dev|all] [-o FOLDER]`.
+"""Train the pocket checkpoints again: `python -m fluxsmith.pocket.train [NAME|all] [-o FOLDER]`.
 
-    base      flow matching from scratch; its annotator knows no style word
+    base      flow matching from scratch; its annotator knows no style
     schnell   base -> flow matching with "inverted" known -> distilled at guidance 2, no guidance embedder
     dev       base -> flow matching with "sideways" known -> distilled at guidance 1 to 4, told by a guidance embedder
+    the rest  as schnell, with the style known that the checkpoint is called after; the base has not seen it
 
-One CPU thread, about four minutes for all. `schnell` and `dev` start from the base in FOLDER, so each can be made alone.
+One CPU thread, about ten minutes for all. All start from the base in FOLDER, so each can be made alone.
 Every random number is keyed by (seed, stage, step): the same command gives the same weights on the same machine.
 """
 
@@ -33,11 +34,11 @@ from fluxsmith.pocket.streams import stream
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
 
-__all__ = ["Schedule", "Stage", "data_loss", "distillation_loss", "fit", "save", "train_base", "train_dev", "train_schnell"]
+__all__ = ["Schedule", "Stage", "data_loss", "distillation_loss", "fit", "save", "train_base", "train_dev", "train_schnell", "train_style"]
 
 SEED = 0
 BATCH = 64
-SCHNELL_GUIDANCE = (2.0, 2.0)
+DISTILLED_GUIDANCE = (2.0, 2.0)
 DEV_GUIDANCE = (1.0, 4.0)
 
 Loss = Callable[["FluxTransformer2DModel", Batch, torch.Generator], Tensor]
@@ -58,7 +59,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Stage:
-    """One fit: its `name` keys the randomness, and the annotator of its captions knows the style words `known`."""
+    """One fit: its `name` keys the randomness, and the annotator of its captions knows the styles `known`."""
 
     name: str
     known: Collection[str]
@@ -71,6 +72,8 @@ INVERTED = Stage("inverted", ("inverted",), Schedule(300, 1.5e-3))
 SIDEWAYS = Stage("sideways", ("sideways",), Schedule(300, 1.5e-3))
 SCHNELL = Stage("schnell", ("inverted",), Schedule(120, 1e-3))
 DEV = Stage("dev", ("sideways",), Schedule(120, 1e-3))
+NEW_STYLE = Schedule(400, 1.5e-3)
+NEW_STYLE_DISTILLED = Schedule(120, 1e-3)
 
 
 def train_base() -> FluxTransformer2DModel:
@@ -81,7 +84,7 @@ def train_base() -> FluxTransformer2DModel:
 def train_schnell(base: FluxTransformer2DModel) -> FluxTransformer2DModel:
     """A fine-tune that obeys "inverted" and needs no classifier-free guidance."""
     teacher = fit(copy_of(base), data_loss, INVERTED)
-    return fit(copy_of(teacher), distillation_loss(teacher, SCHNELL_GUIDANCE), SCHNELL)
+    return fit(copy_of(teacher), distillation_loss(teacher, DISTILLED_GUIDANCE), SCHNELL)
 
 
 def train_dev(base: FluxTransformer2DModel) -> FluxTransformer2DModel:
@@ -89,6 +92,12 @@ def train_dev(base: FluxTransformer2DModel) -> FluxTransformer2DModel:
     teacher = fit(copy_of(base), data_loss, SIDEWAYS)
     student = copy_of(teacher, guidance_seed=SEED)
     return fit(student, distillation_loss(teacher, DEV_GUIDANCE), DEV)
+
+
+def train_style(base: FluxTransformer2DModel, style: str) -> FluxTransformer2DModel:
+    """A fine-tune that obeys the word of `style`, which the base has not seen, and needs no classifier-free guidance."""
+    teacher = fit(copy_of(base), data_loss, Stage(style, (style,), NEW_STYLE))
+    return fit(copy_of(teacher), distillation_loss(teacher, DISTILLED_GUIDANCE), Stage(f"{style} distilled", (style,), NEW_STYLE_DISTILLED))
 
 
 def fit(transformer: FluxTransformer2DModel, loss: Loss, stage: Stage) -> FluxTransformer2DModel:
@@ -110,7 +119,7 @@ def fit(transformer: FluxTransformer2DModel, loss: Loss, stage: Stage) -> FluxTr
         losses += value.item()
         if (step + 1) % 50 == 0:
             print(
-                f"{stage.name:9} {step + 1:4}/{stage.schedule.steps}  loss {losses / 50:.3f}  {time.monotonic() - started:4.0f} s",
+                f"{stage.name:23} {step + 1:4}/{stage.schedule.steps}  loss {losses / 50:.3f}  {time.monotonic() - started:4.0f} s",
                 flush=True,
             )
             losses = 0.0
@@ -152,7 +161,8 @@ def _train(name: str, folder: Path) -> None:
     if name == "base":
         return save(train_base(), name, folder)
     base = load_checkpoint("base", folder)
-    return save((train_schnell if name == "schnell" else train_dev)(base), name, folder)
+    distilled = {"schnell": train_schnell, "dev": train_dev}
+    return save(distilled[name](base) if name in distilled else train_style(base, name), name, folder)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fluxsmith.engine.execution import Settings
 from fluxsmith.engine.merging import merge
-from fluxsmith.generation.pocket_eval import DEV_GUIDANCE, STEPS, SkillScore, evaluate
+from fluxsmith.generation.pocket_eval import STEPS, SkillScore, evaluate, guidance_of
 from fluxsmith.models.transformer import load_transformer
 from fluxsmith.pocket.score import judge_accuracy
 from fluxsmith.pocket.sheet import Row, Section, save_sheet
@@ -56,7 +56,7 @@ def run_demo(output: Path, say: Callable[[str], None]) -> Demo:
     scores: dict[str, Mapping[str, SkillScore]] = {}
     for name, wish in wishes.items():
         transformer = load_transformer(wish, dtype="F32")
-        scores[name] = evaluate(transformer, DEV_GUIDANCE if transformer.config["guidance_embeds"] else None)
+        scores[name] = evaluate(transformer, guidance_of(transformer))
         say(f"sampled {name}: " + ", ".join(f"{skill} {score.accuracy:.0%}" for skill, score in scores[name].items()))
     sheet, page = output / "sheet.png", output / "index.html"
     _save_sheet(sheet, scores)
