@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -113,7 +113,7 @@ class Execution(Streaming):
 
     def _compute(self, space: Workspace, task: Task) -> Tensor:
         job = task.state.job
-        checked = [] if self._settings.allow_nonfinite else _unchecked_loads(job)
+        checked = [] if self._settings.allow_nonfinite else _unchecked_loads(job, task.state.measured)
         *inputs, result = space.evaluate(job, task.start, task.stop, task.state.measured, [*checked, len(job.program) - 1])
         for index, tile in zip(checked, inputs, strict=True):
             _check_finite(tile, job, task.start, "an input", job.program[index])
@@ -168,11 +168,13 @@ class Execution(Streaming):
             self._compared &= same
 
 
-def _unchecked_loads(job: Job) -> list[int]:
+def _unchecked_loads(job: Job, measured: Mapping[int, Mapping[str, object]]) -> list[int]:
     """The loads whose NaN might not come out of the program: of methods that hide them and have not measured them."""
-    methods = [find_method(step.method) for step in job.program if isinstance(step, Apply)]
-    if any(not method.propagates and not method.statistics for method in methods):
-        return [i for i, step in enumerate(job.program) if isinstance(step, Load) and step.view.count == job.count]
+    for index, step in enumerate(job.program):
+        if not isinstance(step, Apply) or find_method(step.method).propagates:
+            continue
+        if all(value is None for value in measured.get(index, {}).values()):
+            return [i for i, load in enumerate(job.program) if isinstance(load, Load) and load.view.count == job.count]
     return []
 
 

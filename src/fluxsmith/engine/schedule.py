@@ -43,12 +43,17 @@ class JobState:
         return cls(index, job, waiting)
 
     def open_statistic(self) -> Measurement | None:
-        """The measurement that is under way, begun where it is not; None where all is measured."""
-        if self.measurement is None and self.waiting:
-            index, _, statistic = self.waiting[0]
+        """The measurement that is under way, begun where it is not; None where all is measured that has to be."""
+        while self.measurement is None and self.waiting:
+            index, name, statistic = self.waiting[0]
             step = self.job.program[index]
             assert isinstance(step, Apply)
-            self.measurement = statistic.begin(self.job.count, {**step.options, **self.measured.get(index, {})})
+            options = {**step.options, **self.measured.get(index, {})}
+            if statistic.needed(options):
+                self.measurement = statistic.begin(self.job.count, options)
+            else:
+                self.waiting.popleft()
+                self.measured.setdefault(index, {})[name] = None
         return self.measurement
 
     def close_statistic(self) -> None:

@@ -66,14 +66,38 @@ def _load_installed(name: str) -> None:
 # Importing a file registers its methods; the order is that of `fluxsmith list methods`.
 from fluxsmith.methods import (  # noqa: E402
     add_difference,
+    arcee_fusion,
     bake_guidance,
+    breadcrumbs,
+    cast,
+    clamp,
     combination,
+    consensus,
+    cosine,
+    crossover,
     dare,
+    della,
     delta_merge,
+    difference_masks,
+    dropout,
+    ema,
+    geometric_median,
+    geometric_sum,
     isotropic,
+    karcher,
     linear,
+    magmax,
+    model_stock,
+    multiply,
+    multislerp,
+    nearswap,
+    nuslerp,
+    perpendicular,
+    ram,
     rotate,
+    sce,
     slerp,
+    slicing,
     subspace_boost,
     task_arithmetic,
     ties,
@@ -85,3 +109,6 @@ from fluxsmith.methods import (  # noqa: E402
 
 _ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
+_ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
+_ = (dropout, ema, geometric_median, geometric_sum, karcher, magmax, model_stock, multiply, multislerp)
+_ = (nearswap, nuslerp, perpendicular, ram, sce, slicing)

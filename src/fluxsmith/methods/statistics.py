@@ -2,9 +2,11 @@
 the tiles or the number of threads: counts are integers, and sums of tiles are added in the order of the tiles.
 
     sums(f)            f gives numbers per tile; their sums over the tensor
+    column_sums(f)     f gives a number per column of a tile of rows; their sums over all rows
     gram(f)            f gives tensors per tile; the scalar products of each with each
     kth_magnitude(f)   f gives tensors per tile; the k-th largest magnitude of each, exact
     magnitude_ranks(f) f gives tensors per tile; which share of each has a smaller magnitude than a given one
+    when(option, word, statistic)   only measured where the option has that value, else None
 
 `f` is called with the method's inputs as the method sees them (flat tiles, or rows), and by name with those of its
 options, earlier statistics and masks that its signature has.
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Measurement", "Statistic", "gram", "kth_magnitude", "magnitude_ranks", "sums"]
+__all__ = ["Measurement", "Statistic", "column_sums", "gram", "kth_magnitude", "magnitude_ranks", "sums", "when"]
 
 Tiles = Sequence["Tensor"]
 Options = Mapping[str, Any]
@@ -57,6 +59,10 @@ class Statistic(ABC):
     def begin(self, count: int, options: Options) -> Measurement:
         """Start measuring tensors of `count` elements; `options` has the values of earlier statistics, too."""
 
+    def needed(self, options: Options) -> bool:
+        """Whether there is anything to measure with these options; where there is not, the value is None."""
+        return True
+
 
 def _call(function: Callable[..., Any], inputs: Tiles, options: Options) -> Any:
     """The function on tiles, with those of the options that it has parameters for."""
@@ -89,6 +95,51 @@ class _Sums(Measurement):
     def value(self) -> list[float]:
         rows = [self._parts[tile] for tile in sorted(self._parts)]
         return [sum(column) for column in zip(*rows, strict=True)]
+
+
+@dataclass(frozen=True)
+class column_sums(Statistic):  # noqa: N801
+    """Sums over the rows of a tensor of what `function(*tiles, ...)` gives for every column of a tile: a list of float64
+    tensors [width]. For methods that see rows.
+    """
+
+    function: Callable[..., Sequence[Any]]
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return _ColumnSums(self.function, options)
+
+
+class _ColumnSums(Measurement):
+    def __init__(self, function: Callable[..., Sequence[Any]], options: Options) -> None:
+        self._function, self._options = function, options
+        self._parts: dict[int, list[Tensor]] = {}
+
+    def visit(self, tile: int, inputs: Tiles, drawn: Options = {}) -> None:  # noqa: B006
+        self._parts[tile] = [column.double() for column in _call(self._function, inputs, {**self._options, **drawn})]
+
+    def finish_pass(self) -> bool:
+        return False
+
+    def value(self) -> list[Tensor]:
+        import torch
+
+        parts = [self._parts[tile] for tile in sorted(self._parts)]
+        return [torch.stack(column).sum(0) for column in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class when(Statistic):  # noqa: N801
+    """A statistic that is measured only where `option` has the value `word`; else its value is None, without a pass."""
+
+    option: str
+    word: Any
+    statistic: Statistic
+
+    def begin(self, count: int, options: Options) -> Measurement:
+        return self.statistic.begin(count, options)
+
+    def needed(self, options: Options) -> bool:
+        return options.get(self.option) == self.word
 
 
 @dataclass(frozen=True)
@@ -175,12 +226,13 @@ def _upper_bits(tensor: Tensor) -> Tensor:
 class kth_magnitude(Statistic):  # noqa: N801 - reads as a function where it is declared
     """For each tensor that `function(*tiles, ...)` gives: the smallest magnitude among the `kept(count, share)` largest.
 
-    `share` names the option with the share that is kept (a number, or one per tensor). A threshold of +inf keeps
-    nothing, 0 keeps all. Ties at the threshold are all kept by whoever compares with >=.
+    `share` names the option with the share that is kept (a number, or one per tensor), or is a function that gives one
+    per tensor, called by name with options and earlier statistics. A threshold of +inf keeps nothing, 0 keeps all. Ties
+    at the threshold are all kept by whoever compares with >=.
     """
 
     function: Callable[..., Sequence[Any]]
-    share: str
+    share: str | Callable[..., Sequence[float]]
     kept: Callable[[int, float], int]
 
     def begin(self, count: int, options: Options) -> Measurement:
@@ -211,7 +263,8 @@ class _KthMagnitudes(Measurement):
         return list(zip(self._searches, deltas, strict=True))
 
     def _kept(self, index: int) -> int:
-        share = self._options[self._statistic.share]
+        named = self._statistic.share
+        share = self._options[named] if isinstance(named, str) else _call(named, (), self._options)
         return self._statistic.kept(self._count, share if isinstance(share, (int, float)) else share[index])
 
     def finish_pass(self) -> bool:

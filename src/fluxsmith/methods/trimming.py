@@ -6,11 +6,18 @@ Notation of TIES (Yadav et al. 2023): d_i = m_i - base; a trimmed delta is zero 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from fluxsmith.methods.base import Delta, Masks, Weight
 from fluxsmith.methods.statistics import kth_magnitude
 
-__all__ = ["deltas", "disjoint_sum", "drop_random", "elected_sign", "magnitude_thresholds", "trim"]
+__all__ = [
+    "Rescale", "agreeing", "deltas", "disjoint_sum", "drop_random", "elected_sign", "l1_factors", "magnitude_thresholds", "masses", "trim",
+]  # fmt: skip
+
+#: What is done for the elements that were dropped: those kept are divided by their probability, or scaled so that the
+#: delta has the sum of magnitudes that it had, or nothing.
+Rescale = Literal["density", "l1", "none"]
 
 
 def deltas(base: Weight, *models: Weight) -> list[Delta]:
@@ -59,6 +66,19 @@ def drop_random(delta: Delta, masks: Masks, index: int, density: float, rescale:
     return kept.div_(density) if rescale and density < 1 else kept
 
 
+def masses(before: Sequence[Delta], after: Sequence[Delta]) -> list[Any]:
+    """Sums of magnitudes of a tile's deltas, before and after elements were dropped, for the statistic of `l1_factors`."""
+    import torch
+
+    return [delta.abs().sum(dtype=torch.float64) for delta in (*before, *after)]
+
+
+def l1_factors(masses: Sequence[float]) -> list[float]:
+    """By how much every delta is to be scaled to have the sum of magnitudes that it had; 1 where nothing is left."""
+    before, after = masses[: len(masses) // 2], masses[len(masses) // 2 :]
+    return [one / other if other else 1.0 for one, other in zip(before, after, strict=True)]
+
+
 def elected_sign(weighted: Sequence[Delta], by_count: bool) -> Delta:
     """+1 or -1 per element: the sign of the sum of deltas, or of the sum of their signs; 0 gives +1."""
     import torch
@@ -68,6 +88,11 @@ def elected_sign(weighted: Sequence[Delta], by_count: bool) -> Delta:
         total.add_(delta.sign() if by_count else delta)
     one = torch.ones((), dtype=total.dtype, device=total.device)
     return torch.copysign(one, total.add_(0.0))  # adding 0 makes -0 to +0
+
+
+def agreeing(delta: Delta, sign: Delta) -> Delta:
+    """The delta where it has the elected sign, zero elsewhere."""
+    return (delta * sign).relu_().mul_(sign)
 
 
 def disjoint_sum(weighted: Sequence[Delta], sign: Delta, shares: Sequence[float]) -> tuple[Delta, Delta]:
