@@ -59,7 +59,11 @@ wish_options = _all(
 )
 
 output_options = _all(
-    click.option("--layout", type=click.Choice(["bfl", "diffusers", "comfy"]), help="Names in the output (default: as the first input)."),
+    click.option(
+        "--layout",
+        type=click.Choice(["bfl", "diffusers", "comfy", "ldm", "sgm"]),
+        help="Names in the output (default: as the first input).",
+    ),
     click.option(
         "--dtype", type=click.Choice(["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"]), help="Type of the output (default: as the inputs)."
     ),
@@ -94,7 +98,7 @@ def read_wish(
         recipe = load_preset(preset, named, assign)
     elif wish is None:
         raise UsageError("usage.no-recipe", "give a recipe, a formula or --preset", fix="fluxsmith merge --help")
-    elif wish.endswith((".yaml", ".yml")) or _is_file(wish):
+    elif wish.endswith((".yaml", ".yml", ".mecha")) or _is_file(wish):
         recipe = load_recipe(Path(wish), models=named, assign=assign)
     elif assign:
         raise UsageError("usage.set-on-formula", "--set changes a recipe file, not a formula")

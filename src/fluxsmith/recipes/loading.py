@@ -11,7 +11,9 @@ from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.recipes.building import KINDS, Builder, Source
 from fluxsmith.recipes.expressions import model
 from fluxsmith.recipes.formula import parse_formula
-from fluxsmith.recipes.located import Located, parse_yaml, read_yaml
+from fluxsmith.recipes.located import Located, parse_documents, parse_yaml, read_text, read_yaml
+from fluxsmith.recipes.mecha import is_mecha, recipe_from_mecha
+from fluxsmith.recipes.mergekit import is_mergekit, recipe_from_mergekit
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.schema import InputEntry, ModelEntry, OutputEntry, RecipeFile, RuleEntry
 
@@ -19,14 +21,24 @@ __all__ = ["load_preset", "load_recipe", "presets", "recipe_from_formula", "reci
 
 
 def load_recipe(path: Path, *, models: Mapping[str, str] | None = None, assign: Sequence[str] = ()) -> Recipe:
-    """A recipe file. `models` replaces references by name, `assign` are `a.b=value` changes.
+    """A recipe file: fluxsmith's or mergekit's YAML, or sd-mecha's `.mecha`.
 
-    Raises RecipeError (exit code 4) with file, line and column.
+    `models` replaces references by name, `assign` are `a.b=value` changes. Raises RecipeError (exit code 4) with file,
+    line and column.
     """
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError("usage.no-recipe", f"{path} {problem}", fix="fluxsmith new recipe -o recipe.yaml")
-    return _build(read_yaml(path), models or {}, assign)
+    text = read_text(path)
+    if path.suffix == ".mecha" or is_mecha(text):
+        if assign:
+            raise UsageError("usage.set-on-mecha", "--set changes YAML; a .mecha file has no fields", fix="edit the file")
+        return recipe_from_mecha(text, str(path), models or {})
+    if is_mergekit(text):
+        documents = parse_documents(text, str(path))
+        _assign(documents[-1], assign)
+        return recipe_from_mergekit(documents, models or {})
+    return _build(parse_yaml(text, str(path)), models or {}, assign)
 
 
 def recipe_from_text(text: str, file: str, *, models: Mapping[str, str] | None = None) -> Recipe:
@@ -61,16 +73,20 @@ def recipe_from_formula(text: str, models: Mapping[str, str]) -> Recipe:
 
 
 def _build(source: Located, models: Mapping[str, str], assign: Sequence[str]) -> Recipe:
-    for change in assign:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise UsageError("usage.bad-set", f"`--set {change}` has no `=`", fix="--set merge.density=0.4")
-        source.assign(key, value)
+    _assign(source, assign)
     file = _checked(source)
     if file.merge is None:
         fix = "fluxsmith new recipe shows what a recipe has"
         raise RecipeError("recipe.missing-key", "`merge` is missing", at=source.position(()), facts={"file": source.file}, fix=fix)
     return Builder(source, file, _read).recipe(models)
+
+
+def _assign(source: Located, assign: Sequence[str]) -> None:
+    for change in assign:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise UsageError("usage.bad-set", f"`--set {change}` has no `=`", fix="--set merge.density=0.4")
+        source.assign(key, value)
 
 
 def _read(path: Path) -> Source:

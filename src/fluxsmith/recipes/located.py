@@ -1,13 +1,13 @@
 """YAML that remembers where everything stands, so that errors point at file, line and column."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError
 
-__all__ = ["Located", "read_yaml"]
+__all__ = ["Located", "parse_documents", "parse_yaml", "read_text", "read_yaml"]
 
 Path_ = tuple[str | int, ...]
 
@@ -67,8 +67,13 @@ def read_yaml(path: Path) -> Located:
 
     Raises RecipeError with file, line and column where it cannot be read or names a key twice.
     """
+    return parse_yaml(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a recipe file; raises RecipeError where it is none."""
     try:
-        return parse_yaml(path.read_text(), str(path))
+        return path.read_text()
     except UnicodeDecodeError:
         fix = "give a recipe file; a checkpoint is named with -m NAME=FILE"
         raise RecipeError("recipe.not-text", f"{path} is not a text file", facts={"file": path}, fix=fix) from None
@@ -76,11 +81,20 @@ def read_yaml(path: Path) -> Located:
 
 def parse_yaml(text: str, file: str) -> Located:
     """The same for text that stands elsewhere, such as in the metadata of a file."""
+    return _located(text, file, lambda: [_yaml().load(text)])[0]
+
+
+def parse_documents(text: str, file: str) -> list[Located]:
+    """The same for a text of several documents with `---` between them."""
+    return _located(text, file, lambda: list(_yaml().load_all(text)))
+
+
+def _located(text: str, file: str, read: Callable[[], list[Any]]) -> list[Located]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     lines = text.splitlines()
     try:
-        data = _yaml().load(text)
+        documents = read()
     except MarkedYAMLError as error:
         mark = error.problem_mark
         at = Position(file, mark.line + 1, mark.column + 1, lines[mark.line] if mark.line < len(lines) else "") if mark else None
@@ -91,9 +105,12 @@ def parse_yaml(text: str, file: str) -> Located:
         facts = {"file": file, "cause": str(error).split("\n")[0]}
         fix = "correct that; `fluxsmith new recipe` writes one to start from"
         raise RecipeError("recipe.bad-yaml", f"{file} is not YAML", facts=facts, fix=fix) from None
-    places: dict[Path_, tuple[int, int]] = {}
-    _collect(data, (), places)
-    return Located(_plain(data), file, lines, places)
+    found: list[Located] = []
+    for data in documents:
+        places: dict[Path_, tuple[int, int]] = {}
+        _collect(data, (), places)
+        found.append(Located(_plain(data), file, lines, places))
+    return found
 
 
 def _yaml() -> Any:
