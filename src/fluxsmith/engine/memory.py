@@ -58,9 +58,11 @@ def whole_bytes(job: Job) -> int:
         return 0
     rows, columns = (job.shape[0], job.count // job.shape[0]) if len(job.shape) > 1 else (1, job.count)
     inputs = sum(load.view.nbytes + (0 if load.view.dtypes == {"F32"} else 4 * load.view.count) for load in job.loads)
-    work = max(_workspace(method, rows, columns, len(step.uses)) for step, method in steps)
-    between = sum(4 * job.count for step in job.program[:-1] if isinstance(step, Apply))
-    return int(inputs + between + 4 * work + DTYPES[job.dtype or "F32"].nbytes(job.count))
+    peak = between = 0.0
+    for step, method in steps:
+        peak = max(peak, between + 4 * _workspace(method, rows, columns, len(step.uses)))
+        between += 4 * job.count  # its result stays until the program ends
+    return int(inputs + max(peak, between + DTYPES[job.dtype or "F32"].nbytes(job.count)))
 
 
 def _workspace(method: Method, rows: int, columns: int, inputs: int) -> float:

@@ -25,21 +25,25 @@ def as_matrix(tensor: Tensor) -> Tensor:
 def svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """U [rows, k], S [k] descending and V^T [k, columns] with k = min(rows, columns).
 
-    A tall matrix is transposed first, as LAPACK takes less memory for a wide one.
+    A tall matrix is transposed first, as LAPACK takes less memory for a wide one. Where float32 does not converge (it
+    happens with many equal singular values, as low-rank deltas have) float64 is used.
     """
+    if matrix.shape[0] > matrix.shape[1]:
+        u, s, vh = svd(matrix.mT)
+        return vh.mT, s, u.mT
     import torch
 
-    if matrix.shape[0] > matrix.shape[1]:
-        u, s, vh = torch.linalg.svd(matrix.mT, full_matrices=False)
-        return vh.mT, s, u.mT
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    try:
+        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportAttributeAccessIssue]
+        u, s, vh = (factor.to(matrix.dtype) for factor in torch.linalg.svd(matrix.double(), full_matrices=False))
     return u, s, vh
 
 
 def svd_elements(rows: int, columns: int) -> float:
     """Elements that `svd` holds at its peak beside its input: a copy, both factors, LAPACK's own (measured)."""
     short, long = sorted((rows, columns))
-    return 2 * short * long + 4.2 * short * short
+    return 2 * short * long + 4 * short * short
 
 
 def orthogonal_factor(matrix: Tensor) -> Tensor:

@@ -41,25 +41,33 @@ def _common_and_specific(deltas: list[Delta], share: float) -> Delta:
     u, s, vh = svd(_sum([deltas[0].clone(), *deltas[1:]]))
     first = size - own * count
     common = u[:, :first].clone()
+    # The directions that are not common, where all of them are known: smaller matrices, and no singular values of zero.
+    others = u[:, first:].clone() if u.shape[0] == u.shape[1] else None
     left, strengths, right = [common], [s[:first]], [vh[:first].clone()]
     del u, vh
     while deltas and own:
-        delta = deltas.pop(0)
-        delta.sub_(common @ (common.mT @ delta))
-        u, s, vh = svd(delta)
+        u, s, vh = _outside(common, others, deltas.pop(0))
         left.append(u[:, :own].clone())
         strengths.append(s[:own])
         right.append(vh[:own].clone())
-        del delta, u, vh
+        del u, vh
     u, vh = torch.cat(left, dim=1), torch.cat(right)
-    del left, right, common
+    del left, right, common, others
     u = orthogonal_factor(u).mul_(torch.cat(strengths).mean())
     return u @ orthogonal_factor(vh)
 
 
+def _outside(common: Delta, others: Delta | None, delta: Delta) -> tuple[Delta, Delta, Delta]:
+    """Singular values and vectors of a delta without its part in the common directions."""
+    if others is None:
+        return svd(delta.sub_(common @ (common.mT @ delta)))
+    u, s, vh = svd(others.mT @ delta)
+    return others @ u, s, vh
+
+
 @merge_method(
     whole=True,
-    workspace=lambda rows, columns, inputs: (inputs + 1) * rows * columns + svd_elements(rows, columns),
+    workspace=lambda rows, columns, inputs: (inputs + 2.5) * rows * columns + svd_elements(rows, columns),
     paper=f"{_PAPER}, Iso-CTS",
 )
 def iso_cts(base: Weight, *models: Weight, weights: PerInput = (), scale: float = 1.0, common: Share = 0.8) -> Weight:

@@ -65,7 +65,7 @@ def _in_span(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
 
 def _memory(rows: int, columns: int, inputs: int) -> float:
     span = min(columns, 2 * rows)
-    return 3 * rows * columns + 8.5 * span * span + (span * columns if span < columns else 0)
+    return 3 * rows * columns + 6.2 * span * span + (span * columns if span < columns else 0)
 
 
 @merge_method(whole=True, workspace=_memory, paper="Schönemann 1966, A generalized solution of the orthogonal Procrustes problem")

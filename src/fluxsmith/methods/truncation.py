@@ -79,7 +79,7 @@ def _divisors(number: int) -> list[int]:
 
 def _kronecker_memory(rows: int, columns: int, inputs: int) -> float:
     side = math.isqrt(rows * columns)
-    return 2 * rows * columns + svd_elements(side, side)
+    return rows * columns + svd_elements(side, side)
 
 
 @merge_method(whole=True, workspace=_kronecker_memory, paper="Van Loan & Pitsianis 1993, Approximation with Kronecker products")

@@ -25,25 +25,28 @@ def _descend(merged: Delta, curvature: Delta, target: Delta, steps: int, rate: f
     return merged
 
 
-def _merge(deltas: Iterable[Delta], steps: int, rate: float) -> Delta:
+def _quadratic(deltas: Iterable[Delta]) -> tuple[Delta, Delta, Delta]:
+    """The sum of the deltas, and the interference as a quadratic: curvature [columns, columns] and target."""
     import torch
 
-    merged: Delta | None = None
-    curvature: Delta | None = None
-    target: Delta | None = None
+    sums: tuple[Delta, Delta, Delta] | None = None
     for delta in deltas:
-        if merged is None or curvature is None or target is None:
-            merged, target = torch.zeros_like(delta), torch.zeros_like(delta)
-            curvature = delta.new_zeros(delta.shape[1], delta.shape[1])
-        merged.add_(delta)
+        if sums is None:
+            sums = torch.zeros_like(delta), delta.new_zeros(delta.shape[1], delta.shape[1]), torch.zeros_like(delta)
+        total, curvature, target = sums
+        total.add_(delta)
         square = float(torch.linalg.vector_norm(delta)) ** 2
         if square:  # a model that changed nothing here cannot be disturbed
             own = (delta.mT @ delta).mul_(2 / square)
             target.addmm_(delta, own)
             curvature.add_(own)
-            del own
-    assert merged is not None and curvature is not None and target is not None
-    return _descend(merged, curvature, target, steps, rate)
+            del own  # before the next one is made
+    assert sums is not None
+    return sums
+
+
+def _merge(deltas: Iterable[Delta], steps: int, rate: float) -> Delta:
+    return _descend(*_quadratic(deltas), steps, rate)
 
 
 @merge_method(

@@ -1,0 +1,62 @@
+"""FusionBench as an oracle for the methods on whole matrices, Fisher and RegMean: its functions on the same deltas."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fluxsmith.methods import METHODS
+from support.structural import as_models, merged
+
+pytest.importorskip("fusion_bench", reason="fusion-bench is an oracle and is not installed (pip install fusion-bench)")
+
+SHAPES = {"square": (24, 24), "wide": (12, 40), "tall": (40, 12), "vector": (24,)}
+
+
+def tensors(seed: int, scale: float = 1.0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) * scale for name, shape in SHAPES.items()}
+
+
+BASE = tensors(0)
+DELTAS = [tensors(seed, 0.01) for seed in (1, 2, 3)]
+TUNED = [{name: BASE[name] + delta[name] for name in SHAPES} for delta in DELTAS]
+
+
+def ours(method: str, **options: Any) -> dict[str, Tensor]:
+    """The change that a method makes to the base."""
+    wish = METHODS[method](*as_models(base=BASE, a=TUNED[0], b=TUNED[1], c=TUNED[2]), **options)
+    return {name: tensor - BASE[name] for name, tensor in merged(wish).items()}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 2e-6) -> None:
+    for name in SHAPES:
+        assert (found[name] - expected[name]).abs().max() < tolerance, name
+
+
+def test_tsv_merge() -> None:
+    from fusion_bench.method.task_singular_vector.utils.TSVM_utils import compute_and_sum_svd_mem_reduction
+
+    assert_close(ours("tsv_merge"), compute_and_sum_svd_mem_reduction(DELTAS, accelerator=torch.device("cpu")))
+
+
+def test_iso_c_but_vectors_stay_a_mean() -> None:
+    from fusion_bench.method.isotropic_merging.iso_utils import iso_c
+
+    assert_close(ours("iso_c"), iso_c(DELTAS, accelerator="cpu"))
+
+
+@pytest.mark.parametrize("common", [0.2, 0.5, 0.8])
+def test_iso_cts(common: float) -> None:
+    from fusion_bench.method.isotropic_merging.iso_utils import iso_cts
+
+    assert_close(ours("iso_cts", common=common), iso_cts(DELTAS, common_space_fraction=common, accelerator="cpu"))
+
+
+def test_wudi() -> None:
+    """Its gradient comes from autograd, ours from the quadratic's matrices: rounding differs, and Adam divides by it."""
+    from fusion_bench.method.wudi.wudi import wudi_merging
+
+    theirs = {name: tensor.detach() for name, tensor in wudi_merging(DELTAS, accelerator="cpu", iter_num=100).items()}
+    assert_close(ours("wudi", steps=100), theirs, 2e-5)
