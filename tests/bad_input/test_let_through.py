@@ -116,7 +116,7 @@ def test_force_replaces_a_folder_and_all_of_its_shards(yard: Yard) -> None:
     assert len(list(output.glob("*.safetensors"))) > 5
     few = run_cli(*yard.merge(yard.tiny.sharded, "--shard-size", "1GB", output=output))
     assert few.code == 0, few.err
-    assert sorted(path.name for path in output.iterdir()) == ["README.md", "config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(path.name for path in output.iterdir()) == ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "report.html"]
     assert sorted(path.name for path in output.parent.iterdir()) == ["folder", "merged.safetensors", "neighbour.txt"]
 
 
@@ -140,7 +140,7 @@ def test_the_folder_that_one_stands_in_is_a_target(yard: Yard, monkeypatch: pyte
         assert (run.code, "error[output.not-replaceable]" in run.err) == (2, True)
     else:
         assert run.code == 0, run.err
-        assert sorted(path.name for path in here.iterdir()) == ["README.md", "model.safetensors"]
+        assert sorted(path.name for path in here.iterdir()) == ["README.md", "model.safetensors", "report.html"]
     assert sorted(path.name for path in yard.root.iterdir()) == ["here", "inputs", "out"]
 
 
@@ -148,7 +148,7 @@ def test_outputs_may_lie_beside_their_inputs(yard: Yard) -> None:
     model = yard.copy(yard.tiny.a, "model.safetensors")
     output = model.with_name("merged.safetensors")
     assert run_cli(*yard.merge(model, output=output)).code == 0
-    assert sorted(path.name for path in yard.inputs.iterdir()) == ["merged.safetensors", "model.safetensors"]
+    assert sorted(path.name for path in yard.inputs.iterdir()) == ["merged.report.html", "merged.safetensors", "model.safetensors"]
 
 
 def test_a_merge_that_changes_nothing_is_named(yard: Yard) -> None:

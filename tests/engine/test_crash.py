@@ -44,7 +44,7 @@ def pace() -> Iterator[Pace]:
 
 
 def merge(tiny: TinyCheckpoints, output: Path, *more: object, formula: str = "paced(a, b)", a: Path | None = None) -> Arguments:
-    return ["merge", formula, "-m", f"a={a or tiny.a}", "-m", f"b={tiny.b}", "-o", output, *more]
+    return ["merge", formula, "-m", f"a={a or tiny.a}", "-m", f"b={tiny.b}", "-o", output, "--no-report", *more]
 
 
 def hashes(output: Path) -> dict[str, str]:

@@ -38,5 +38,5 @@ def command(**arguments: Any) -> None:
     recipe = with_options(Recipe(source, guidance=guidance, title=source.name), a["layout"], a["dtype"], a["shard_size"])
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"],
-        verb="convert", resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"],
+        verb="convert", resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=False,
     )  # fmt: skip

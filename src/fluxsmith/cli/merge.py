@@ -16,6 +16,7 @@ __all__ = ["command"]
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors.")
 @output_options
 @run_options
+@click.option("--no-report", is_flag=True, help="Do not write OUTPUT.report.html (report.html in a folder).")
 @talk_options
 def command(**arguments: Any) -> None:
     """Merge checkpoints by a recipe file, a one-line formula or a preset.
@@ -35,5 +36,5 @@ def command(**arguments: Any) -> None:
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
     run_and_show(
         recipe, a["output"], settings, a["console"],
-        resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"],
+        resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=not a["no_report"],
     )  # fmt: skip

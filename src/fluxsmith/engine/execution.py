@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,19 @@ _LARGEST = {"F16": 65504.0, "F8_E4M3": 448.0, "F8_E5M2": 57344.0}
 _LARGEST_BF16 = 3.3895313892515355e38  # a hair below that of float32, which alone can pass it
 
 
+SAMPLE = 1 << 17  # elements of a tensor by which a run judges how far the result is from each input
+
+
 @dataclass
 class Outcome:
-    """What a run found: elements that were too large for the output type, and inputs that the output is equal to."""
+    """What a run found: elements that were too large for the output type, inputs that the output is equal to, and how far
+    it is from each input: sums of (out - in)^2 and in^2 over the first SAMPLE elements of every merged tensor, by block
+    (outside of blocks: by the first word of the name) and input."""
 
     seconds: float = 0.0
     saturated: dict[str, int] = field(default_factory=dict[str, int])
     equal_to: set[str] = field(default_factory=set[str])
+    distances: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict[str, "dict[str, tuple[float, float]]"])
 
 
 class Execution(Streaming):
@@ -114,17 +120,36 @@ class Execution(Streaming):
     def _compute(self, space: Workspace, task: Task) -> Tensor:
         job = task.state.job
         checked = [] if self._settings.allow_nonfinite else _unchecked_loads(job, task.state.measured)
-        *inputs, result = space.evaluate(job, task.start, task.stop, task.state.measured, [*checked, len(job.program) - 1])
-        for index, tile in zip(checked, inputs, strict=True):
+        sampled = _loads_alike(job) if task.start == 0 and job.origin == 0 else []
+        *inputs, result = space.evaluate(job, task.start, task.stop, task.state.measured, [*checked, *sampled, len(job.program) - 1])
+        for index, tile in zip(checked, inputs, strict=False):
             _check_finite(tile, job, task.start, "an input", job.program[index])
         if not self._settings.allow_nonfinite:
             self._check_tile(space, task, result)
+        self._note_distances(job, sampled, inputs[len(checked) :], result)
         out = space.typed("out", task.stop - task.start, job.dtype)
         limit = _limit(job)
         if limit is not None:
             result = self._saturate(result, limit, job)
         space.device.download(result, out)
         return out
+
+    def _note_distances(self, job: Job, indices: Sequence[int], tiles: Sequence[Tensor], result: Tensor) -> None:
+        """Add the head of a tensor to what is known of the distances between the result and its inputs."""
+        found: dict[str, tuple[float, float]] = {}
+        head = result[:SAMPLE].float()
+        for index, tile in zip(indices, tiles, strict=True):
+            load, part = job.program[index], tile[:SAMPLE].float()
+            assert isinstance(load, Load)
+            difference = head - part
+            found[load.model] = float(difference.dot(difference)), float(part.dot(part))
+        if not found:
+            return
+        with self._lock:
+            block = self.outcome.distances.setdefault(job.block or job.tensor.split(".")[0], {})
+            for name, (moved, size) in found.items():
+                before = block.get(name, (0.0, 0.0))
+                block[name] = before[0] + moved, before[1] + size
 
     def _check_tile(self, space: Workspace, task: Task, result: Tensor) -> None:
         """Stop at a value that is not finite, naming the input that has it where one does."""
@@ -166,6 +191,12 @@ class Execution(Streaming):
                     same.add(step.model)
         with self._lock:
             self._compared &= same
+
+
+def _loads_alike(job: Job) -> list[int]:
+    """The loads of a merged tensor that are as large as the tensor itself."""
+    alike = [i for i, step in enumerate(job.program) if isinstance(step, Load) and step.view.count == job.count]
+    return alike if job.action == "merged" else []
 
 
 def _unchecked_loads(job: Job, measured: Mapping[int, Mapping[str, object]]) -> list[int]:

@@ -8,25 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fluxsmith.reports.style import STYLE
+
 if TYPE_CHECKING:
     from fluxsmith.generation.pocket_eval import SkillScore
 
 __all__ = ["demo_page"]
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e22; --paper: #fcfcfa; --soft: #6b7078; --line: #dededb; --good: #2e7d4f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e4; --paper: #17181b; --soft: #9aa0a8; --line: #33353a; --good: #6fcf97; } }
-body { font: 16px/1.55 system-ui, sans-serif;
-  color: var(--ink); background: var(--paper); max-width: 60rem; margin: 3rem auto; padding: 0 1.25rem; }
-h1 { font-size: 1.7rem; margin-bottom: .3rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-p.lead { color: var(--soft); margin-top: 0 }
-img { max-width: 100%; border: 1px solid var(--line); border-radius: 6px; background: #fcfcfa }
-table { border-collapse: collapse; width: 100% } th, td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { text-align: left } th { font-weight: 600; color: var(--soft) }
-td .bar { display: inline-block; height: .5rem; background: var(--good); border-radius: 2px; vertical-align: middle; margin-left: .5rem }
-pre { background: color-mix(in srgb, var(--ink) 6%, transparent); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto }
-code { font-family: ui-monospace, monospace; font-size: .92em }
-"""
 
 
 def demo_page(scores: Mapping[str, Mapping[str, SkillScore]], judges: Mapping[str, float], sheet: Path, formula: str, steps: int) -> str:
@@ -40,7 +27,7 @@ def demo_page(scores: Mapping[str, Mapping[str, SkillScore]], judges: Mapping[st
     count = len(next(iter(next(iter(scores.values())).values())).images)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fluxsmith demo</title><style>{_STYLE}</style></head><body>
+<title>fluxsmith demo</title><style>{STYLE}</style></head><body>
 <h1>Two FLUX checkpoints, merged</h1>
 <p class="lead">Real FLUX transformers of half a million parameters, trained on handwritten digits: <b>schnell</b> learned the word
 “inverted”, <b>dev</b> (with a guidance embedding) the word “sideways”. No parent can do both.</p>
