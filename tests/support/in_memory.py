@@ -36,7 +36,7 @@ def tuned(count: int, *, seed: int = 0, spread: float = 0.02, shapes: Mapping[st
 
 def vector(*numbers: float) -> Tensors:
     """A state dict of one vector, for examples that are worked out by hand."""
-    return {"x": torch.tensor(numbers)}
+    return {"x": torch.tensor(numbers, dtype=torch.float32)}
 
 
 def as_models(tensors: Sequence[Tensors], holds: Any = "weight") -> list[Model]:

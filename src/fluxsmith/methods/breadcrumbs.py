@@ -20,12 +20,17 @@ def _twice(base: Weight, *models: Weight) -> list[Delta]:
     return [*found, *found]
 
 
-def _kept_shares(density: Sequence[float], gamma: float) -> list[float]:
-    return [*(gamma + one for one in density), *([gamma] * len(density))]
+def _shares(density: Sequence[float], gamma: float) -> list[tuple[float, ...]]:
+    """Of every delta what lies above the lower end of its band, then what lies above the upper, as shares to be added."""
+    return [*((gamma, one) for one in density), *([(gamma,)] * len(density))]
+
+
+def _counted(count: int, parts: Sequence[float]) -> int:
+    return min(sum(int(part * count) for part in parts), count)
 
 
 # The magnitudes where the band of every delta begins, then those where it ends, in one pass.
-_BANDS = kth_magnitude(_twice, _kept_shares, lambda count, share: min(int(share * count + 1e-6), count))
+_BANDS = kth_magnitude(_twice, _shares, _counted)
 
 
 def _trimmed(base: Weight, *models: Weight, bands: Sequence[float]) -> list[Delta]:

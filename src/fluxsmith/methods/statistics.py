@@ -227,13 +227,13 @@ class kth_magnitude(Statistic):  # noqa: N801 - reads as a function where it is 
     """For each tensor that `function(*tiles, ...)` gives: the smallest magnitude among the `kept(count, share)` largest.
 
     `share` names the option with the share that is kept (a number, or one per tensor), or is a function that gives one
-    per tensor, called by name with options and earlier statistics. A threshold of +inf keeps nothing, 0 keeps all. Ties
-    at the threshold are all kept by whoever compares with >=.
+    per tensor, of any form that `kept` knows, called by name with options and earlier statistics. A threshold of +inf
+    keeps nothing, 0 keeps all. Ties at the threshold are all kept by whoever compares with >=.
     """
 
     function: Callable[..., Sequence[Any]]
-    share: str | Callable[..., Sequence[float]]
-    kept: Callable[[int, float], int]
+    share: str | Callable[..., Sequence[Any]]
+    kept: Callable[[int, Any], int]
 
     def begin(self, count: int, options: Options) -> Measurement:
         return _KthMagnitudes(self, count, options)
