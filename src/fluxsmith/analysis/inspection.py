@@ -174,7 +174,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     aside, packed = packed_keys(checkpoint.tensors) if scheme else (set[str](), set[str]())
     reading = read_as(checkpoint, candidate, aside, packed)
     shard = _shard(checkpoint)
-    kind, what = _kind(candidate.table.family, reading, shard)
+    kind, what = _kind(candidate, reading, shard)
     return Inspection(
         checkpoint, candidate.table.family, kind, what, candidate.layout, candidate.prefix,
         {symbol: reading.dims[symbol] for symbol in candidate.table.depth_stems}, reading.dims, scheme,
@@ -183,13 +183,14 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     )  # fmt: skip
 
 
-def _kind(family: str, reading: Reading, shard: tuple[int, int] | None) -> tuple[str, str]:
+def _kind(candidate: Candidate, reading: Reading, shard: tuple[int, int] | None) -> tuple[str, str]:
     """The kind of a file of a known family, in a word and in words."""
-    name = FAMILY_NAMES.get(family, family)
+    family = candidate.table.family
+    name = f"{FAMILY_NAMES.get(family, family)} {' + '.join(candidate.prefixes)}"
     if shard and reading.missing:
-        return "part", f"one shard of a {name} transformer ({shard[0]} of {shard[1]})"
+        return "part", f"one shard of a {name} ({shard[0]} of {shard[1]})"
     kind, words = flux1_kind(reading.dims) if family == "flux1" else (family, "")
-    return kind, ", ".join(filter(None, [f"{name} transformer", words, "incomplete" if reading.missing else ""]))
+    return kind, ", ".join(filter(None, [name, words, "incomplete" if reading.missing else ""]))
 
 
 def _inspect_other(checkpoint: Checkpoint, foreign: tuple[str, str] | None) -> Inspection:
@@ -223,11 +224,13 @@ def _refusal(checkpoint: Checkpoint) -> IncompatibleError | None:
 
 
 def _components(checkpoint: Checkpoint, candidate: Candidate, reading: Reading, aside: set[str]) -> dict[str, Amount]:
-    """The transformer first, then what else is in the file."""
-    members: dict[str, list[View]] = {"transformer": []}
+    """The component that gives the family its name first, then what else is in the file."""
+    first = candidate.table.components[0]
+    members: dict[str, list[View]] = {first: []}
     for key, view in checkpoint.tensors.items():
-        own = key in reading.places or (key.startswith(candidate.prefix) and candidate.prefix)
-        name = "scales" if key in aside else "transformer" if own else component_of(key)
+        place = reading.places.get(key)
+        own = place.component if place else first if key.startswith(candidate.prefix) and candidate.prefix else component_of(key)
+        name = "scales" if key in aside else own
         members.setdefault(name, []).append(view)
     return {name: Amount.of(views) for name, views in members.items()}
 

@@ -31,12 +31,15 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
         refuse_quantised(checkpoint)
         return bind_structural(checkpoint, strip=recipe.strip)
     bound = open_model(checkpoint, TABLES)
-    if bound.extras and not model.components:
+    if model.components:
+        return bound.only(model.components)
+    if bound.extras:
+        parts = ", ".join(bound.components)
         raise IncompatibleError(
             "model.other-components",
-            f"{len(bound.extras)} of {len(checkpoint.tensors)} keys of {model.reference} belong to no {bound.family} transformer",
+            f"{len(bound.extras)} of {len(checkpoint.tensors)} keys of {model.reference} belong to no {bound.family} {parts}",
             facts={"first": "\n".join(bound.extras[:10])},
-            fix=f"to drop them by rule: `{model.name}: {{checkpoint: {model.reference}, components: [transformer]}}` in a recipe",
+            fix=f"to drop them by rule: `{model.name}: {{checkpoint: {model.reference}, components: [{parts}]}}` in a recipe",
         )
     return bound
 
@@ -83,16 +86,17 @@ def _answers_missing(recipe: Recipe) -> bool:
 _MEANING = {
     "H": "width", "M": "width of the MLP", "D": "width of a head", "double": "double blocks", "single": "single blocks",
     "in": "input channels", "out": "output channels", "ctx": "width of the text embedding", "vec": "width of the pooled text embedding",
-    "T": "width of the time embedding",
+    "T": "width of the time embedding", "joint": "joint blocks", "dual": "blocks with a second attention", "qk_norm": "norms of q and k",
+    "P": "positions", "C0": "width", "added": "width of the added embedding", "A": "width of the approximator",
 }  # fmt: skip
 
 
 def _check_dims(one: str, a: Bound, two: str, b: Bound) -> None:
     for symbol, value in a.dims.items():
-        if symbol != "guidance" and b.dims.get(symbol) != value and symbol in _MEANING:
+        if symbol != "guidance" and b.dims.get(symbol, value) != value:
             raise IncompatibleError(
                 "model.different-size",
-                f"{one} and {two} differ in {_MEANING[symbol]}: {value} and {b.dims.get(symbol)}",
+                f"{one} and {two} differ in {_MEANING.get(symbol, symbol)}: {value} and {b.dims[symbol]}",
                 facts={one: a.checkpoint.reference, two: b.checkpoint.reference},
                 fix="merge checkpoints of one size and kind (Fill, Canny and Depth have other input channels)",
             )

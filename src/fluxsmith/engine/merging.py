@@ -13,10 +13,11 @@ from fluxsmith.engine.execution import Execution, Outcome, Settings
 from fluxsmith.engine.input_hashes import InputHashes
 from fluxsmith.engine.journal import Journal
 from fluxsmith.engine.lineage import fill_hashes
+from fluxsmith.engine.outputs import COMPANIONS, COPIED
 from fluxsmith.engine.plan import Input, Job, Plan
 from fluxsmith.engine.planning import make_plan
 from fluxsmith.errors import IncompatibleError, Interrupted, ResourceError, UsageError
-from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
+from fluxsmith.io.checkpoint import PARTS, Checkpoint, open_checkpoint
 from fluxsmith.io.hashing import NO_SHA256, SHA256_KEY
 from fluxsmith.io.references import open_reference
 from fluxsmith.io.writer import FileSink, disk_error, held_bytes
@@ -24,7 +25,7 @@ from fluxsmith.recipes.recipe import Recipe
 
 __all__ = ["Merged", "Observer", "merge", "opener"]
 
-_REPLACEABLE = (".safetensors", ".json", ".md", ".html")
+_REPLACEABLE = (".safetensors", ".json", ".md", ".html", *COPIED)
 
 
 class Observer(Protocol):
@@ -117,7 +118,7 @@ def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, observe
         journal.close()
         found = hashes.wait()
         _check_unchanged(plan)
-        sink.commit(fill_hashes(plan.metadata, plan.inputs, found), plan.small_files)
+        sink.commit(fill_hashes(plan.metadata, plan.inputs, found), plan.small_files, plan.copies)
     except (Interrupted, KeyboardInterrupt):
         hashes.cancel()
         if started:
@@ -167,7 +168,8 @@ def _check_replaceable(output: Path, folder: bool) -> None:
     """--force replaces checkpoints, never a folder with other things in it."""
     if output.is_dir() != folder:
         raise UsageError("output.exists", f"{output} is {'a folder' if output.is_dir() else 'a file'}", fix="give another path with -o")
-    foreign = [p.name for p in output.iterdir() if p.is_dir() or p.suffix not in _REPLACEABLE] if folder else []
+    inside = [p for p in output.iterdir() if p.name not in (*PARTS, *COMPANIONS)] if folder else []
+    foreign = [p.name for p in inside if p.is_dir() or p.suffix not in _REPLACEABLE]
     if foreign:
         raise UsageError(
             "output.not-replaceable",
@@ -193,7 +195,8 @@ def _check_outside(i: Input, output: Path) -> None:
 
 def _same(output: Path, path: Path, folder: bool) -> bool:
     if folder:
-        return output.exists() and os.path.realpath(path.parent) == os.path.realpath(output)
+        root = path.parent.parent if path.parent.name in PARTS else path.parent
+        return output.exists() and os.path.realpath(output) in (os.path.realpath(path.parent), os.path.realpath(root))
     return output.exists() and os.path.samefile(output, path)
 
 

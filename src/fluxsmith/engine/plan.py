@@ -125,7 +125,9 @@ class Needs:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run does. `folder` says whether the output is a folder; `small_files` go beside the weights."""
+    """Everything a run does. `folder` says whether the output is a folder; `small_files` go beside the weights, and
+    `copies` of an input's other files (name -> path), such as tokenizers.
+    """
 
     title: str
     formula: str
@@ -143,6 +145,7 @@ class Plan:
     needs: Needs
     recipe: str
     notes: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def digest(self) -> str:
         """A hash of all that decides the output's bytes; two runs with one digest may share their work."""

@@ -1,5 +1,6 @@
 """Making a plan: opening inputs by their headers, checking that they fit, and accounting for every tensor."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -9,19 +10,20 @@ from typing import Any
 from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
 from fluxsmith.engine.memory import program_tile_bytes, whole_bytes
-from fluxsmith.engine.plan import Fill, Input, Job, Load, Needs, Plan, Step, Target
+from fluxsmith.engine.outputs import aim, copied_files, index_files, lay_out, turn, with_dtype
+from fluxsmith.engine.plan import Fill, Input, Job, Load, Needs, Plan, Step
 from fluxsmith.engine.programs import ProgramBuilder
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
 from fluxsmith.io.dtypes import DTYPES, promote
-from fluxsmith.io.shards import OutputFile, place
-from fluxsmith.io.writer import index_json
+from fluxsmith.io.shards import OutputFile
 from fluxsmith.layouts import Bound, Canonical, table_of
-from fluxsmith.layouts.emission import OutputTensor, emit
+from fluxsmith.layouts.binding import MARK
+from fluxsmith.layouts.emission import emit
 from fluxsmith.recipes.expressions import Expression
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
-from fluxsmith.recipes.schedules import Schedule
+from fluxsmith.recipes.schedules import Schedule, block_orders, shown_blocks
 
 __all__ = ["make_plan"]
 
@@ -51,9 +53,8 @@ class _Planner:
         guidance = self.recipe.guidance
         if guidance and guidance.policy == "from" and guidance.model not in self.bounds:
             raise RecipeError("recipe.unknown-name", f"guidance is to be from `{guidance.model}`, which is no model of the recipe")
-        blocks = {kind: range(self.pattern.dims.get(kind, 0)) for kind in ("double", "single")}
-        builder = ProgramBuilder(self.bounds, guidance, self.recipe.missing, blocks)
         tensors = self._canonical()
+        builder = ProgramBuilder(self.bounds, guidance, self.recipe.missing, block_orders(tensors))
         jobs = [job for tensor in tensors for job in self._jobs(builder, tensor)]
         self._check_selectors(builder.used)
         written = {job.tensor for job in jobs}
@@ -64,11 +65,12 @@ class _Planner:
 
     def _canonical(self) -> list[Canonical]:
         """Every canonical tensor of the result, in the order of the family's table (or of the first file)."""
-        dims = dict(self.pattern.dims)
+        models = weight_inputs(self.bounds, self.recipe)
+        dims = {symbol: value for bound in models.values() for symbol, value in bound.dims.items()} | dict(self.pattern.dims)
         table = table_of(self.pattern.family)
         if table is None:
             union = dict(self.pattern.spec)
-            for name, bound in weight_inputs(self.bounds, self.recipe).items():
+            for name, bound in models.items():
                 for key, tensor in bound.spec.items():
                     known = union.setdefault(key, tensor)
                     if known.shape != tensor.shape and self._models_using(key):
@@ -82,7 +84,10 @@ class _Planner:
             dims.setdefault("T", 256)
         elif guidance and guidance.policy == "from":
             dims["guidance"] = self.bounds[guidance.model].dims["guidance"]
-        return table.expand(dims)
+        components = {component for bound in models.values() for component in bound.components}
+        marks = {name: tensor for bound in models.values() for name, tensor in bound.spec.items() if MARK in tensor.tags}
+        found = [*table.expand(dims, components), *marks.values()]
+        return [tensor for tensor in found if self._naming() in tensor.pieces]
 
     def _models_using(self, key: str) -> bool:
         return sum(key in bound.views for bound in self.bounds.values()) > 1
@@ -99,7 +104,7 @@ class _Planner:
         jobs: list[Job] = []
         for segment, built in parts:
             if built is not None:
-                program = tuple(_rows(step, segment.start, segment.stop) for step in built[0])
+                program = tuple(_rows(step, tensor.shape, segment.start, segment.stop) for step in built[0])
                 shape = (segment.stop - segment.start, *tensor.shape[1:])
                 jobs.append(_job(tensor, segment.start * prod(tensor.shape[1:]), shape, program, built[1]))
         return jobs
@@ -116,6 +121,9 @@ class _Planner:
         """The program of a tensor and the name of the rule or policy behind it."""
         root: Expression = self.recipe.root
         reason = ""
+        if MARK in tensor.tags:
+            owner = next(name for name, bound in self.bounds.items() if tensor.name in bound.views)
+            return (Load(owner, self.bounds[owner].views[tensor.name]),), "a mark"
         for rule in self.recipe.rules:
             if rule.selector.matches(tensor, segment):
                 builder.used.add(rule.selector.text)
@@ -144,7 +152,7 @@ class _Planner:
                 "recipe.selector-without-match",
                 f"`{unmatched[0].text}` matches no tensor of this {self.pattern.family} model",
                 at=unmatched[0].at,
-                facts={"blocks": ", ".join(f"{k}.0-{self.pattern.dims[k] - 1}" for k in ("double", "single") if self.pattern.dims.get(k))},
+                facts={"blocks": ", ".join(shown_blocks(self.pattern.spec.values()))},
                 fix="fluxsmith inspect FILE --keys '*' shows the names",
             )
 
@@ -163,13 +171,15 @@ class _Planner:
             for key in bound.views:
                 outcome = used[name].get(key) or self._why_unused(name, key)
                 counts[outcome] = counts.get(outcome, 0) + 1
-            if bound.extras:
-                counts["dropped (components: [transformer])"] = len(bound.extras)
+            for reason in bound.dropped.values():
+                counts[f"dropped ({reason})"] = counts.get(f"dropped ({reason})", 0) + 1
             found.append(_input(name, bound, counts))
         return tuple(found)
 
     def _why_unused(self, name: str, key: str) -> str:
         tensor = self.bounds[name].spec[key]
+        if self.pattern.layout != "structural" and self._naming() not in tensor.pieces:
+            return f"dropped (no place in the {self._layout()} layout)"
         if "guidance" in tensor.tags and self.recipe.guidance:
             verb = "folded" if self.recipe.guidance.policy == "bake" else "dropped"
             return f"{verb} (guidance: {self.recipe.guidance})"
@@ -181,22 +191,35 @@ class _Planner:
     def _assemble(self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...]) -> Plan:
         layout = self._layout()
         emitted = emit(tensors, layout, table_of(self.pattern.family))
-        out_dtypes = [dtypes[tensor.placements[0].source] for tensor in emitted]
         folder = self.output is not None and self.output.suffix != ".safetensors"
         shard_size = self._shard_size(folder)
         text = recipe_to_text(self.recipe)
         config = transformer_config(self.bounds, self.pattern, any("guidance" in tensor.tags for tensor in tensors))
         metadata = output_metadata(self.recipe, text, inputs, layout, config)
         stem = self.output.stem if self.output and not folder else "diffusion_pytorch_model" if layout == "diffusers" else "model"
-        files = place(
-            [(t.name, d, t.shape) for t, d in zip(emitted, out_dtypes, strict=True)], stem=stem, shard_size=shard_size, metadata=metadata
-        )
-        jobs = _aim(jobs, emitted, files)
-        small = _small_files(files, config if layout == "diffusers" else None) if folder else {}
+        emitted, files = lay_out(emitted, dtypes, output=self.output, stem=stem, shard_size=shard_size, metadata=metadata)
+        jobs = aim(turn(jobs, emitted), emitted, files)
+        small, copies = self._beside(files, layout, config) if folder else ({}, {})
         return Plan(
             self.recipe.title, show(self.recipe.root), self.pattern.family, layout, folder, inputs, tuple(jobs), tuple(files),
             metadata, small, config, self.recipe.seed, self.recipe.compute, _needs(jobs, files), text, self._notes(inputs),
+            copies,
         )  # fmt: skip
+
+    def _beside(self, files: Sequence[OutputFile], layout: str, config: Mapping[str, Any] | None) -> tuple[dict[str, str], dict[str, str]]:
+        """Small files of an output folder: configs and indexes, and what is copied from the first input that has it."""
+        small = {"config.json": json.dumps(config, indent=2) + "\n"} if config and layout == "diffusers" else {}
+        folders = {file.name.rpartition("/")[0] for file in files}
+        source = next((bound.checkpoint for bound in self.bounds.values() if bound.layout == layout and bound.checkpoint.folder), None)
+        whole = source is not None and (folders != {""} or layout == "transformers")
+        copies = copied_files(source, folders) if source is not None and whole else {}
+        if source is not None and whole and source.config:
+            small["config.json"] = with_dtype(source.config, self.recipe.output.dtype)
+        return {**small, **index_files(files)}, copies
+
+    def _naming(self) -> str:
+        """The layout by whose names the output's tensors are called, after whatever prefix."""
+        return "bfl" if self._layout() == "comfy" else self._layout()
 
     def _layout(self) -> str:
         first = next(iter(self.bounds.values()))
@@ -209,8 +232,18 @@ class _Planner:
                     fix="leave --layout out",
                 )
             return "structural"
-        if self.recipe.output.layout:
-            return self.recipe.output.layout
+        wanted, table = self.recipe.output.layout, table_of(first.family)
+        if wanted and table is not None:
+            original = table.layouts[0]
+            known = (*table.layouts, "comfy")
+            if wanted not in known:
+                raise IncompatibleError(
+                    "output.no-layout",
+                    f"{first.family} has no layout called {wanted}",
+                    facts={"layouts": ", ".join(known)},
+                    fix=f"--layout {original}",
+                )
+            return original if wanted == "comfy" and original != "bfl" else wanted
         return "comfy" if first.layout == "bfl" and first.prefix == "model.diffusion_model." else first.layout
 
     def _shard_size(self, folder: bool) -> int | None:
@@ -241,9 +274,10 @@ def _shape_error(key: str, one: str, a: Canonical, two: str, b: Canonical) -> In
     )
 
 
-def _rows(step: Step, start: int, stop: int) -> Step:
+def _rows(step: Step, shape: tuple[int, ...], start: int, stop: int) -> Step:
+    """A step for some rows of a tensor of this shape; what has another shape (a Gram matrix) belongs to all of them."""
     if isinstance(step, Load):
-        return Load(step.model, step.view.rows(start, stop))
+        return Load(step.model, step.view.rows(start, stop)) if step.view.shape == shape else step
     return Fill((stop - start, *step.shape[1:]), step.value) if isinstance(step, Fill) else step
 
 
@@ -280,31 +314,10 @@ def _unify_dtypes(jobs: Sequence[Job], wanted: str | None) -> tuple[list[Job], d
         dtype = chosen[job.tensor]
         if job.loads and not DTYPES[dtype].is_float and job.action == "merged":
             job = replace(job, program=(job.loads[0],), action="copied", reason="not a float")
-        elif job.action == "copied" and job.loads[0].view.dtypes != {dtype}:
+        elif job.action == "copied" and (job.loads[0].view.dtypes != {dtype} or job.loads[0].view.transposed):
             job = replace(job, action="converted")
         done.append(replace(job, dtype=dtype))
     return done, chosen
-
-
-def _aim(jobs: Sequence[Job], emitted: Sequence[OutputTensor], files: Sequence[OutputFile]) -> list[Job]:
-    """Give every job the places in the output files where its elements go."""
-    entries = {key: (number, entry) for number, file in enumerate(files) for key, entry in file.tensors.items()}
-    by_source: dict[str, list[tuple[int, int, int, int]]] = {}
-    for tensor in emitted:
-        number, entry = entries[tensor.name]
-        width = DTYPES[entry.dtype].bits // 8
-        for p in tensor.placements:
-            by_source.setdefault(p.source, []).append((p.start, p.count, number, entry.start + p.at * width))
-    aimed: list[Job] = []
-    for job in jobs:
-        width = DTYPES[job.dtype].bits // 8
-        targets: list[Target] = []
-        for start, count, number, offset in sorted(by_source[job.tensor]):
-            first, last = max(start, job.origin), min(start + count, job.origin + job.count)
-            if first < last:
-                targets.append(Target(number, offset + (first - start) * width, first - job.origin, last - first))
-        aimed.append(replace(job, targets=tuple(targets)))
-    return aimed
 
 
 def _input(name: str, bound: Bound, outcome: Mapping[str, int]) -> Input:
@@ -314,16 +327,6 @@ def _input(name: str, bound: Bound, outcome: Mapping[str, int]) -> Input:
         name, checkpoint.reference, bound.family, bound.layout, bound.prefix, guidance, len(checkpoint.tensors), checkpoint.nbytes,
         tuple(sorted(checkpoint.dtypes)), checkpoint.files, outcome, license_of(checkpoint),
     )  # fmt: skip
-
-
-def _small_files(files: Sequence[OutputFile], config: Mapping[str, Any] | None) -> dict[str, str]:
-    import json
-
-    small = {"config.json": json.dumps(config, indent=2) + "\n"} if config else {}
-    if len(files) > 1:
-        stem = files[0].name.split("-0")[0]
-        small[f"{stem}.safetensors.index.json"] = index_json(files)
-    return small
 
 
 def _needs(jobs: Sequence[Job], files: Sequence[OutputFile]) -> Needs:

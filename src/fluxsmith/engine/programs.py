@@ -10,7 +10,7 @@ from fluxsmith.layouts import Bound, Canonical
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, children, walk
 from fluxsmith.recipes.recipe import Guidance, Missing
-from fluxsmith.recipes.schedules import resolve
+from fluxsmith.recipes.schedules import BlockOrder, resolve
 
 __all__ = ["ProgramBuilder"]
 
@@ -28,7 +28,7 @@ class ProgramBuilder:
     bounds: Mapping[str, Bound]
     guidance: Guidance | None
     missing: Missing
-    blocks: Mapping[str, Sequence[int]]
+    blocks: Mapping[str, BlockOrder]
     used: set[str] = field(default_factory=set[str])
     orders: dict[int, list[Expression]] = field(default_factory=dict[int, "list[Expression]"])
 
@@ -175,6 +175,8 @@ class _Program:
         for name, value in node.tensors.items():
             nodes = [value[i] for i in kept] if isinstance(value, tuple) else [value]
             steps = [self._index(n) for n in nodes]
+            if not node.method.options[name].required and all(step is None for step in steps):
+                continue  # the method does without
             if None in steps:
                 raise self._missing_error([n for n, step in zip(nodes, steps, strict=True) if step is None])
             indices = tuple(step for step in steps if step is not None)
@@ -187,7 +189,7 @@ class _Program:
             value = node.options.get(name, option.default)
             if option.required and name not in node.options:
                 raise RecipeError("recipe.missing-option", f"{node.method.name} needs `{name}`")
-            if name in node.tensors:
+            if name in node.tensors or (option.kind == "tensor" and name not in node.options):
                 continue
             if option.per_input:
                 given = value if isinstance(value, tuple) else (value,) * variadic

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fluxsmith.engine.memory import row_elements
@@ -111,7 +112,10 @@ class Workspace:
         return self.raw(slot, DTYPES[dtype].nbytes(count)).view(getattr(torch, DTYPES[dtype].torch or "uint8"))
 
     def load(self, slot: object, view: View, start: int, stop: int) -> Tensor:
-        """Elements [start, stop) of a view in the compute dtype, on the device."""
+        """Elements [start, stop) of a view in the compute dtype, on the device; a transposed view is read whole for that."""
+        if view.transposed:
+            stored = self.load(slot, replace(view, transposed=False), 0, view.count)
+            return stored.reshape(view.shape[::-1]).transpose(0, 1).reshape(-1)[start:stop]
         dtypes = {extent.dtype for extent in view.cut(start, stop)}
         if len(dtypes) == 1:
             return self._load_plain(slot, view, start, stop, dtypes.pop())

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -12,7 +12,7 @@ from fluxsmith.io.header import Header, parse_header
 from fluxsmith.io.sniff import check_readable, is_pickle, reading
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["Checkpoint", "Folder", "LocalFolder", "WeightFile", "open_checkpoint", "open_folder"]
+__all__ = ["PARTS", "Checkpoint", "Folder", "LocalFolder", "WeightFile", "open_checkpoint", "open_folder", "read_json", "weight_map_of"]
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "model")
@@ -34,7 +34,9 @@ class WeightFile:
 class Checkpoint:
     """File(s) of tensors, opened by header only: nothing of the weights has been read.
 
-    `reference` is what the user wrote, `config` the config.json beside the weights, where there is one.
+    `reference` is what the user wrote, `config` the config.json beside the weights, where there is one. `parts` are
+    the config.json of every component of a pipeline, whose keys stand after the name of its folder (`unet/conv_in...`).
+    `folder` is the local folder that holds all of it, with other files that belong to the model (tokenizers).
     """
 
     reference: str
@@ -42,6 +44,8 @@ class Checkpoint:
     tensors: Mapping[str, View]
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     config: Mapping[str, Any] | None = None
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
+    folder: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -117,13 +121,16 @@ def open_checkpoint(path: Path, reference: str | None = None, *, allow_pickle: b
 
 def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     if path.is_dir():
+        parts = pipeline_parts(path)
+        if parts:
+            return _open_pipeline(path, reference, parts, allow_pickle)
         inside = path / "transformer"
         pipeline = (path / "model_index.json").exists() or (inside.is_dir() and not any(path.glob("*.safetensors*")))
         root = inside if pipeline else path
         if not root.is_dir():
             fix = "download its transformer folder"
             raise FileError("file.not-found", f"{path} is a pipeline without a transformer folder", facts={"folder": path}, fix=fix)
-        return open_folder(LocalFolder(root), reference)
+        return _open_local_folder(root, reference, allow_pickle)
     check_readable(path)
     if allow_pickle and is_pickle(_first_bytes(path)):
         from fluxsmith.io.pickled import open_pickle
@@ -132,6 +139,48 @@ def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     file, header = read_local_header(path)
     _check_tensors(str(path), header.tensors)
     return Checkpoint(reference, (file,), _views(file, header), header.metadata, _sibling_config(path))
+
+
+def _open_local_folder(root: Path, reference: str, allow_pickle: bool) -> Checkpoint:
+    """A folder of safetensors files; with `allow_pickle` also one of transformers' older pytorch_model.bin files."""
+    names = LocalFolder(root).names()
+    if allow_pickle and not any(name.endswith(".safetensors") for name in names):
+        from fluxsmith.io.pickled import open_pickled_folder
+
+        pickled = open_pickled_folder(LocalFolder(root), reference)
+        if pickled is not None:
+            return replace(pickled, folder=str(root))
+    return replace(open_folder(LocalFolder(root), reference), folder=str(root))
+
+
+#: Folders of a diffusers pipeline that hold weights.
+PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
+
+
+def pipeline_parts(path: Path) -> list[str]:
+    """The component folders of a pipeline that is opened as a whole, those of Stable Diffusion; of others the
+    transformer alone is opened (an empty list).
+    """
+    index = path / "model_index.json"
+    kind = str(read_json(LocalFolder(path), "model_index.json").get("_class_name", "")) if index.exists() else ""
+    parts = [part for part in PARTS if any((path / part).glob("*.safetensors")) or any((path / part).glob("*.bin"))]
+    whole = "unet" in parts or (kind.startswith("StableDiffusion3") and "transformer" in parts)
+    return parts if whole and not any(path.glob("*.safetensors")) else []
+
+
+def _open_pipeline(path: Path, reference: str, parts: Sequence[str], allow_pickle: bool) -> Checkpoint:
+    """Every component of a pipeline as one checkpoint."""
+    tensors: dict[str, View] = {}
+    files: list[WeightFile] = []
+    metadata: dict[str, str] = {}
+    configs: dict[str, Mapping[str, Any]] = {}
+    for part in parts:
+        opened = _open_local_folder(path / part, reference, allow_pickle)
+        tensors |= {f"{part}/{key}": view for key, view in opened.tensors.items()}
+        files += opened.files
+        metadata |= opened.metadata
+        configs[part] = opened.config or {}
+    return Checkpoint(reference, tuple(files), tensors, metadata, None, configs, str(path))
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -148,7 +197,7 @@ def _check_tensors(name: str, tensors: Mapping[str, object]) -> None:
 def open_folder(folder: Folder, reference: str) -> Checkpoint:
     """A folder whose weights are named as diffusers or transformers name them, or hold just one safetensors file."""
     names = list(folder.names())
-    config = _json(folder, "config.json") if "config.json" in names else None
+    config = read_json(folder, "config.json") if "config.json" in names else None
     index = _pick_index(names)
     if index is None:
         file, header = folder.header(_pick_single(folder.name, names))
@@ -158,7 +207,7 @@ def open_folder(folder: Folder, reference: str) -> Checkpoint:
 
 
 def _open_shards(folder: Folder, reference: str, index: str, names: list[str], config: Mapping[str, Any] | None) -> Checkpoint:
-    weight_map, total = _weight_map(folder, index)
+    weight_map, total = weight_map_of(folder, index)
     shards = sorted(set(weight_map.values()))
     missing = [name for name in shards if name not in names]
     if missing:
@@ -197,8 +246,9 @@ def _open_shards(folder: Folder, reference: str, index: str, names: list[str], c
     return Checkpoint(reference, tuple(files), tensors, metadata, config)
 
 
-def _weight_map(folder: Folder, index: str) -> tuple[dict[str, str], int | None]:
-    fields = _json(folder, index)
+def weight_map_of(folder: Folder, index: str) -> tuple[dict[str, str], int | None]:
+    """Tensor -> file of an index, and the bytes of all tensors where it says; raises FileError where it is no index."""
+    fields = read_json(folder, index)
     facts = {"folder": folder.name, "index": index}
     try:
         weight_map = {str(key): str(value) for key, value in fields["weight_map"].items()}
@@ -224,7 +274,8 @@ def _check_index(folder: str, index: str, shard: str, weight_map: Mapping[str, s
         )
 
 
-def _json(folder: Folder, name: str) -> dict[str, Any]:
+def read_json(folder: Folder, name: str) -> dict[str, Any]:
+    """An object of a JSON file; raises FileError where the file is something else."""
     facts, fix = {"folder": folder.name, "file": name}, "download it again"
     try:
         fields = json.loads(folder.text(name))
@@ -272,4 +323,4 @@ def _sibling_config(path: Path) -> Mapping[str, Any] | None:
     config = path.parent / "config.json"
     if path.stem not in STEMS or not config.exists():
         return None
-    return _json(LocalFolder(path.parent), "config.json")
+    return read_json(LocalFolder(path.parent), "config.json")

@@ -6,15 +6,16 @@ inside the (uncompressed) zip, so a .ckpt becomes the same views as a safetensor
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.errors import FileError
-from fluxsmith.io.checkpoint import Checkpoint, local_file
+from fluxsmith.io.checkpoint import Checkpoint, LocalFolder, local_file, read_json, weight_map_of
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["open_pickle"]
+__all__ = ["open_pickle", "open_pickled_folder"]
 
 _FIX = "convert it where it was made, with safetensors.torch.save_file"
 
@@ -67,3 +68,28 @@ def _cause(error: Exception) -> str:
     parts = [line.strip() for line in str(error).split("\n") if line.strip()]
     blocked = next((line for line in parts if "GLOBAL" in line or line.startswith("WeightsUnpickler error")), None)
     return (blocked or parts[0] if parts else type(error).__name__)[:200]
+
+
+def open_pickled_folder(folder: LocalFolder, reference: str) -> Checkpoint | None:
+    """A folder of transformers' older files: pytorch_model.bin, or shards with pytorch_model.bin.index.json.
+
+    None where it has neither. Raises FileError as open_pickle does, and where the index names a file that is not there
+    or a tensor that its file does not hold.
+    """
+    names, index = folder.names(), "pytorch_model.bin.index.json"
+    config = read_json(folder, "config.json") if "config.json" in names else None
+    if index not in names:
+        single = next((name for name in ("pytorch_model.bin", "diffusion_pytorch_model.bin") if name in names), None)
+        return replace(open_pickle(folder.root / single, reference), config=config) if single else None
+    weight_map, _ = weight_map_of(folder, index)
+    opened = {name: open_pickle(folder.root / name, reference) for name in sorted(set(weight_map.values())) if name in names}
+    absent = sorted(key for key, name in weight_map.items() if name not in opened or key not in opened[name].tensors)
+    if absent:
+        raise FileError(
+            "file.missing-shard",
+            f"{len(absent)} tensors that {index} names are not in the files of {folder.name}",
+            facts={"folder": folder.name, "key": absent[0], "expected in": weight_map[absent[0]]},
+            fix="download the missing files",
+        )
+    tensors = {key: opened[name].tensors[key] for key, name in weight_map.items()}
+    return Checkpoint(reference, tuple(file for part in opened.values() for file in part.files), tensors, {}, config)

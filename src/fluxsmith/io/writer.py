@@ -87,7 +87,7 @@ class FileSink:
         """
         keep = keep and all(_size(self.root / file.name) == file.size for file in self.files)
         try:
-            self._clear({"lock", self.journal.name, *(file.name for file in self.files)} if keep else {"lock"})
+            self._clear({"lock", self.journal.name, *(file.name.split("/")[0] for file in self.files)} if keep else {"lock"})
             self._open(fresh=not keep)
         except OSError as error:
             if keep:
@@ -100,9 +100,11 @@ class FileSink:
     def _clear(self, kept: set[str]) -> None:
         """Remove what an earlier run left, but for `kept`: its files need not be those of this one."""
         for entry in os.scandir(self.root):
+            if entry.name in kept:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry)
-            elif entry.name not in kept:
+            else:
                 os.unlink(entry)
 
     def _take_lock(self) -> int:
@@ -120,6 +122,7 @@ class FileSink:
 
     def _open(self, *, fresh: bool) -> None:
         for file in self.files:
+            (self.root / file.name).parent.mkdir(exist_ok=True)  # a pipeline has a folder for every component
             fd = os.open(self.root / file.name, os.O_RDWR | os.O_CREAT, 0o644)
             self._fds.append(fd)
             if fresh and file.size:
@@ -154,15 +157,19 @@ class FileSink:
         except OSError as error:
             raise disk_error(error, self.target) from None
 
-    def commit(self, metadata: Mapping[str, str], extra: Mapping[str, str]) -> None:
-        """Write the headers and small files, sync, verify, and rename to the target.
+    def commit(self, metadata: Mapping[str, str], extra: Mapping[str, str], copies: Mapping[str, str] | None = None) -> None:
+        """Write the headers, copies of other files (name -> source) and small texts, sync, verify, and rename to the target.
 
         Where the metadata have a place for ModelSpec's sha256, every file gets its own; that reads the files once more.
         Raises ResourceError where the disk does not take them; the target is then as it was.
         """
         try:
             self._write_headers(metadata)
+            for name, source in (copies or {}).items():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, self.root / name)
             for name, text in extra.items():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 (self.root / name).write_text(text)
             for file in self.files:
                 _verify(self.root / file.name, file)

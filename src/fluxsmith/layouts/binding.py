@@ -2,19 +2,22 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.views import View
-from fluxsmith.layouts.table import Canonical, Dims, Row, Table, size, stored_shapes
+from fluxsmith.layouts.table import Canonical, Dims, Piece, Row, Table, places, size, stored_shapes
 
-__all__ = ["PREFIXES", "Bound", "bind", "solve_dims"]
+__all__ = ["MARK", "PREFIXES", "Bound", "bind", "namer", "solve_dims", "symbols_of"]
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "model.", "module.", "_orig_mod.", "ema.", "")
 SHOWN = 10
+#: The tag of tensors that are no weights but say what kind of model a file holds.
+MARK = "mark"
+_MANY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,32 @@ class Bound:
         """The components of the model that the file has."""
         return tuple(dict.fromkeys(tensor.component for tensor in self.spec.values()))
 
+    def only(self, components: Collection[str]) -> "Bound":
+        """Some components of the model; the keys of the others are dropped by this rule.
+
+        Raises IncompatibleError where the file has none of that name.
+        """
+        unknown = [name for name in components if name not in self.components]
+        if unknown:
+            raise IncompatibleError(
+                "model.no-component",
+                f"{self.checkpoint.reference} has no {unknown[0]}",
+                facts={"components": ", ".join(self.components)},
+                fix="name components that the file has",
+            )
+        reason = f"components: [{', '.join(components)}]"
+        left = tuple(prefix for name, prefix in self.prefixes.items() if name not in components)
+        out = [*self.extras, *(key for key in self.checkpoint.tensors if left and key.startswith(left))]
+        spec = {name: tensor for name, tensor in self.spec.items() if tensor.component in components}
+        return replace(
+            self,
+            spec=spec,
+            views={name: self.views[name] for name in spec},
+            extras=(),
+            prefixes={name: prefix for name, prefix in self.prefixes.items() if name in components},
+            dropped={**dict.fromkeys(out, reason), **self.dropped},
+        )
+
 
 def bind(checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[str, str]) -> Bound:
     """The views of every canonical tensor of `table` in a checkpoint whose keys are named by `layout`.
@@ -50,16 +79,17 @@ def bind(checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[st
     `prefixes` says which components the file has and what stands before the keys of each.
     Raises IncompatibleError naming up to ten keys where blocks, tensors or shapes are not those of the family.
     """
-    stored, extras, dropped = _named(checkpoint, table, layout, prefixes)
+    stored, marks, extras, dropped = _named(checkpoint, table, layout, prefixes)
     dims = solve_dims(table, layout, {name: view.shape for name, view in stored.items()}, checkpoint.reference)
-    tensors = [tensor for tensor in table.expand(dims) if tensor.component in prefixes and layout in tensor.pieces]
+    tensors = [tensor for tensor in table.expand(dims, prefixes) if layout in tensor.pieces]
     spec = {tensor.name: tensor for tensor in tensors}
     expected = stored_shapes(tensors, layout)
     if not table.prefixes:
         _check_prefix(checkpoint, prefixes[table.components[0]], expected, stored)
     _check_keys(checkpoint, table.family, layout, expected, stored)
     _check_dtypes(checkpoint, stored)
-    views = {name: _assemble(tensor, layout, stored) for name, tensor in spec.items()}
+    views = {name: _assemble(tensor, layout, stored) for name, tensor in spec.items()} | marks
+    spec |= {name: _mark(name, view, table) for name, view in marks.items()}
     symbols = {s for row in table.rows if row.component in prefixes for s in symbols_of(table, row)}
     known = {symbol: value for symbol, value in dims.items() if symbol in symbols}
     prefix = next((prefixes[c] for c in table.components if c in prefixes), "")
@@ -68,37 +98,55 @@ def bind(checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[st
 
 def symbols_of(table: Table, row: Row) -> set[str]:
     """Every symbol that a row's shape, depth or presence depends on."""
-    depth, where = table.depth_of(row), row.where if row.where not in ("last", "others") else ""
-    named = {*row.rows, *(row.cols or ()), *row.kernel, depth, row.optional, where} - {None, ""}
+    named = {*row.rows, *(row.cols or ()), *row.kernel, table.depth_of(row), row.optional, table.counted(row)}
     return {symbol for symbol in named if symbol and not symbol.isdigit()}
 
 
 def _named(
     checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[str, str]
-) -> tuple[dict[str, View], tuple[str, ...], dict[str, str]]:
-    """The checkpoint's views by the names that the table has for them; keys of no component; keys that are no weights."""
-    written = {c: table.prefixes[c][layout][0] if table.prefixes else "" for c in prefixes}
+) -> tuple[dict[str, View], dict[str, View], tuple[str, ...], dict[str, str]]:
+    """The checkpoint's views by the names that the table has for them; marks; keys of no component; keys that are no weights."""
+    name_of = namer(table, layout, prefixes)
     stored: dict[str, View] = {}
+    marks: dict[str, View] = {}
     extras: list[str] = []
     dropped: dict[str, str] = {}
     for key, view in checkpoint.tensors.items():
         reason = next((what for pattern, what in table.drops if re.search(pattern, key)), None)
-        component = next((c for c, prefix in prefixes.items() if key.startswith(prefix)), None)
-        if reason is not None:
+        name = name_of(key)
+        if key in table.marks:
+            marks[key] = view
+        elif reason is not None:
             dropped[key] = reason
-        elif component is None:
+        elif name is None:
             extras.append(key)
+        elif name in stored:
+            raise IncompatibleError(
+                "model.duplicate-key",
+                f"two keys of {checkpoint.reference} mean `{name}`",
+                facts={"file": checkpoint.reference, "key": key},
+                fix="leave one of them out",
+            )
         else:
-            name = written[component] + _alias(key[len(prefixes[component]) :], table)
-            if name in stored:
-                raise IncompatibleError(
-                    "model.duplicate-key",
-                    f"two keys of {checkpoint.reference} mean `{name}`",
-                    facts={"file": checkpoint.reference, "key": key},
-                    fix="leave one of them out",
-                )
             stored[name] = view
-    return stored, tuple(extras), dropped
+    return stored, marks, tuple(extras), dropped
+
+
+def _mark(name: str, view: View, table: Table) -> Canonical:
+    """A mark as a tensor that only the original layout has."""
+    piece = Piece(name, 0, 0, view.shape[0] if view.shape else 1)
+    return Canonical(name, view.shape, None, frozenset({MARK}), (), {table.layouts[0]: (piece,)}, table.components[0])
+
+
+def namer(table: Table, layout: str, prefixes: Mapping[str, str]) -> Callable[[str], str | None]:
+    """A function from a file's keys to the names that the table has for them (None: of no component)."""
+    written = {c: table.prefixes[c][layout][0] if table.prefixes else "" for c in prefixes}
+
+    def name_of(key: str) -> str | None:
+        component = next((c for c, prefix in prefixes.items() if key.startswith(prefix)), None)
+        return None if component is None else written[component] + _alias(key[len(prefixes[component]) :], table)
+
+    return name_of
 
 
 def _alias(name: str, table: Table) -> str:
@@ -117,11 +165,11 @@ def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
     """
     dims: dict[str, int] = {symbol: _depth(stems[layout], shapes, reference) for symbol, stems in table.depth_stems.items()}
     for flag in table.flags:
-        dims[flag] = int(any(_has(table, row, layout, shapes, {}) for row in table.rows if row.optional == flag))
+        dims[flag] = int(any(_blocks_with(table, row, layout, shapes, dims) for row in table.rows if row.optional == flag))
     for row in table.rows:
-        depth = table.depth_of(row)
-        if row.where not in ("", "last", "others") and depth:
-            dims[row.where] = sum(_has(table, row, layout, shapes, {depth: i}) for i in range(dims[depth]))
+        counted = table.counted(row)
+        if counted is not None and not row.where.startswith("~"):
+            dims[counted] = min(_blocks_with(table, row, layout, shapes, dims), dims.get(counted, _MANY))
     equations = list(_equations(table, layout, shapes, dims))
     for _ in range(3):
         votes: dict[str, Counter[int]] = {}
@@ -153,15 +201,21 @@ def _depth(stem: str, shapes: Iterable[str], reference: str) -> int:
     return depth
 
 
-def _has(table: Table, row: Row, layout: str, shapes: Mapping[str, object], fill: Mapping[str, int]) -> bool:
-    return any(table.key(stem, row.suffixes[0], layout, fill) in shapes for stem in row.stems(layout))
+def _blocks_with(table: Table, row: Row, layout: str, shapes: Mapping[str, object], dims: Dims) -> int:
+    """In how many of its blocks a row is there (0 or 1 where it stands in none)."""
+    depth = table.depth_of(row)
+    fills: Iterable[dict[str, int]] = ({depth: i} for i in range(dims[depth])) if depth else ({},)
+    return sum(any(table.key(stem, row.suffixes[0], layout, fill) in shapes for stem in row.stems(layout)) for fill in fills)
 
 
 def _equations(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], dims: Dims) -> Iterable[tuple[tuple[str, ...], int]]:
     """Pairs (symbols, value) that say: the sum of these dims is this value."""
     for row in table.rows:
         depth = table.depth_of(row)
-        fill = {depth: max(dims[depth] - 1, 0) if row.where == "last" else 0} if depth else {}
+        inside = places(row, dims[depth], dims) if depth else range(1)
+        if not inside or (row.optional and not dims[row.optional]):
+            continue
+        fill = {depth: inside[0]} if depth else {}
         stems = row.stems(layout)
         split = len(stems) == len(row.rows) > 1
         form = row.forms.get(layout)

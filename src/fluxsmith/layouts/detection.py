@@ -144,7 +144,7 @@ def _smallest(table: Table, depth: int) -> list[Canonical]:
     """The tensors that every model of a family has, with `depth` blocks in every list and all widths 1."""
     dims = {symbol: 1 for row in table.rows for symbol in symbols_of(table, row)}
     dims |= dict.fromkeys(table.depth_stems, depth) | dict.fromkeys(table.flags, 0)
-    return table.expand(dims | {row.where: 0 for row in table.rows if row.where})
+    return table.expand(dims | {counted: 0 for row in table.rows if (counted := table.counted(row))})
 
 
 @cache

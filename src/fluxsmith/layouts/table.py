@@ -5,11 +5,27 @@ same rows in pieces and in another order; a `Piece` says which rows of its tenso
 piece is a range of dim 0, both directions of every layout follow from this one statement.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 
-__all__ = ["Canonical", "Dims", "Piece", "Row", "Segment", "Table", "conv", "joined", "linear", "norm", "scale", "size", "stored_shapes"]
+__all__ = [
+    "Canonical",
+    "Dims",
+    "Piece",
+    "Row",
+    "Segment",
+    "Table",
+    "conv",
+    "joined",
+    "linear",
+    "norm",
+    "places",
+    "scale",
+    "size",
+    "stored_shapes",
+]
 
 Dims = Mapping[str, int]
 
@@ -70,7 +86,7 @@ class Row:
     `rows`, or one stem for all of them; a layout with an empty list has no such tensor, one that is not named has
     the canonical stem. `order` (per layout) permutes the parts inside one stem, `forms` says where a layout stores the
     matrix otherwise: `linear` (without the kernel) or `transposed`. `where` limits a row to some of its blocks:
-    `last`, `others` (all but the last) or a symbol (as many of the first).
+    `last`, `others` (all but the last), a symbol (as many of the first) or `~symbol` (all but those).
     """
 
     stem: str
@@ -178,24 +194,39 @@ class Table:
 
     #: Keys of its files that are no weights: (regular expression, what they are). They are left out, and counted.
     drops: tuple[tuple[str, str], ...] = ()
+    #: Whole keys that mark what kind of model a file holds: no weights, copied as they are into the original layout.
+    marks: tuple[str, ...] = ()
 
     @property
     def components(self) -> tuple[str, ...]:
         """The components that the family has, the one that gives it its name first."""
         return tuple(dict.fromkeys(row.component for row in self.rows))
 
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What the blocks of the family are called: double, single, in, mid, ... (text encoders' by their component)."""
+        named = {row.block.partition(".")[0] for row in self.rows if row.block}
+        return frozenset((named | set(self.blocks or self.depth_stems)) - set(self.components))
+
+    def counted(self, row: Row) -> str | None:
+        """The symbol that says in how many of its blocks a row stands, where it is not in all of them."""
+        return None if row.where in ("", "last", "others") else row.where.removeprefix("~")
+
     def depth_of(self, row: Row) -> str | None:
         """The depth symbol of a row that stands in a list of blocks."""
         return next((symbol for symbol in self.depth_stems if f"{{{symbol}}}" in row.stem), None)
 
-    def expand(self, dims: Dims) -> list[Canonical]:
-        """Every tensor of a model with these dims: widths, depths (`double`, `single`) and flags (0 or 1)."""
+    def expand(self, dims: Dims, components: Collection[str] | None = None) -> list[Canonical]:
+        """Every tensor of a model with these dims: widths, depths (`double`, `single`) and flags (0 or 1).
+
+        `components` limits it to some (None: all), of which alone the dims need be known.
+        """
         tensors: list[Canonical] = []
         for row in self.rows:
-            if row.optional and not dims.get(row.optional):
+            if (row.optional and not dims.get(row.optional)) or (components is not None and row.component not in components):
                 continue
             depth = self.depth_of(row)
-            for index in _places(row, dims[depth], dims) if depth else (None,):
+            for index in places(row, dims[depth], dims) if depth else (None,):
                 tensors += [self._tensor(row, suffix, depth, index, dims) for suffix in row.suffixes]
         return tensors
 
@@ -211,7 +242,8 @@ class Table:
         shape = row.shape(suffix, dims)
         found = {layout: tuple(self._pieces(row, suffix, layout, starts, rows, shape, fill)) for layout in self.layouts}
         segments = tuple(Segment(name, starts[i], starts[i] + rows[i]) for i, name in enumerate(row.segments))
-        tags = frozenset(part for part in stem.split(".") if not part.isdigit()) | frozenset(row.tags)
+        # What blocks are called is no part of a tensor: `mid` means the U-Net's block, not also the middle of a VAE.
+        tags = (frozenset(part for part in stem.split(".") if not part.isdigit()) | frozenset(row.tags)) - self.kinds
         block = row.block or (f"{depth}.{index}" if depth and (not self.blocks or depth in self.blocks) else None)
         pieces = {layout: parts for layout, parts in found.items() if parts}
         return Canonical(joined(stem, suffix), shape, block, tags, segments, pieces, row.component)
@@ -250,10 +282,11 @@ def stored_shapes(spec: Iterable[Canonical], layout: str) -> dict[str, tuple[int
     return shapes
 
 
-def _places(row: Row, depth: int, dims: Dims) -> range:
-    """The block numbers that a row is there for."""
+def places(row: Row, depth: int, dims: Dims) -> range:
+    """The block numbers that a row is there for, in a list of `depth` blocks."""
     if row.where == "last":
         return range(max(depth - 1, 0), depth)
     if row.where == "others":
         return range(depth - 1)
-    return range(min(dims.get(row.where, 0), depth)) if row.where else range(depth)
+    first = min(dims.get(row.where.removeprefix("~"), 0), depth) if row.where else 0
+    return range(first) if row.where and not row.where.startswith("~") else range(first, depth)

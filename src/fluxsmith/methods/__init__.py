@@ -101,6 +101,7 @@ from fluxsmith.methods import (  # noqa: E402
     subspace_boost,
     task_arithmetic,
     ties,
+    transpose,
     truncation,
     tsv_merge,
     weighted_sum,
@@ -112,3 +113,4 @@ _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, 
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
 _ = (dropout, ema, geometric_median, geometric_sum, karcher, magmax, model_stock, multiply, multislerp)
 _ = (nearswap, nuslerp, perpendicular, ram, sce, slicing)
+_ = (transpose,)

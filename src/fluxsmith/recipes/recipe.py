@@ -67,7 +67,7 @@ class Rule:
 class OutputOptions:
     """How the result is written; None means as the first input has it."""
 
-    layout: Literal["bfl", "diffusers", "comfy", "structural"] | None = None
+    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
     dtype: str | None = None
     shard_size: int | None = None
 

@@ -1,6 +1,6 @@
 """Numbers that differ from tensor to tensor: a map from selectors to numbers or ramps, with a default."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from fluxsmith.errors import Position, RecipeError
 from fluxsmith.layouts.table import Canonical
 from fluxsmith.recipes.selectors import Selector
 
-__all__ = ["Number", "Ramp", "Schedule", "resolve"]
+__all__ = ["BlockOrder", "Number", "Ramp", "Schedule", "block_orders", "resolve", "shown_blocks"]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,47 @@ class Schedule:
 Number = float | Ramp | Schedule
 
 
-def resolve(value: "Number", tensor: Canonical, segment: str | None, blocks: Mapping[str, Sequence[int]], used: set[str]) -> float:
+@dataclass(frozen=True)
+class BlockOrder:
+    """The blocks of one component as they are run, and the tensors that come after the last of them."""
+
+    blocks: tuple[str, ...]
+    after: frozenset[str]
+
+
+def block_orders(tensors: Iterable[Canonical]) -> dict[str, BlockOrder]:
+    """The blocks of every component of a model, from its tensors in the order in which they are run."""
+    members: dict[str, list[Canonical]] = {}
+    for tensor in tensors:
+        members.setdefault(tensor.component, []).append(tensor)
+    orders: dict[str, BlockOrder] = {}
+    for component, own in members.items():
+        kinds: dict[str, set[int]] = {}
+        last = -1
+        for place, tensor in enumerate(own):
+            if tensor.block is not None:
+                kind, _, number = tensor.block.rpartition(".")
+                kinds.setdefault(kind, set()).add(int(number))
+                last = place
+        blocks = tuple(f"{kind}.{number}" for kind, numbers in kinds.items() for number in sorted(numbers))
+        orders[component] = BlockOrder(blocks, frozenset(tensor.name for tensor in own[last + 1 :]) if blocks else frozenset())
+    return orders
+
+
+def shown_blocks(tensors: Iterable[Canonical]) -> list[str]:
+    """The blocks of a model in short: `double.0-18`, `single.0-37`."""
+    counts: dict[str, int] = {}
+    for order in block_orders(tensors).values():
+        for block in order.blocks:
+            kind, _, number = block.rpartition(".")
+            counts[kind] = max(counts.get(kind, 0), int(number))
+    return [f"{kind}.0-{last}" if last else f"{kind}.0" for kind, last in counts.items()]
+
+
+def resolve(value: "Number", tensor: Canonical, segment: str | None, blocks: Mapping[str, BlockOrder], used: set[str]) -> float:
     """The number for one tensor (or one named part of it).
 
-    `blocks` gives the block numbers of the model per kind; selectors that matched are added to `used`.
+    `blocks` gives the blocks of the model per component; selectors that matched are added to `used`.
     Raises RecipeError where nothing matches and there is no default.
     """
     if isinstance(value, Ramp):
@@ -67,13 +104,14 @@ def resolve(value: "Number", tensor: Canonical, segment: str | None, blocks: Map
     return number.at(_place(tensor, selector, blocks)) if isinstance(number, Ramp) else number
 
 
-def _place(tensor: Canonical, selector: Selector | None, blocks: Mapping[str, Sequence[int]]) -> float:
-    """Where a tensor stands in the run of blocks that a ramp covers, from 0 to 1."""
-    order = [f"{kind}.{i}" for kind in ("double", "single") for i in blocks.get(kind, ())]
+def _place(tensor: Canonical, selector: Selector | None, blocks: Mapping[str, BlockOrder]) -> float:
+    """Where a tensor stands in the run of blocks that a ramp covers, from 0 to 1; every component has its own run."""
+    run = blocks.get(tensor.component, BlockOrder((), frozenset()))
+    order = list(run.blocks)
     if selector is not None:
         order = [block for block in order if selector.matches(_block_probe(block))] or order
     if tensor.block not in order:
-        return 1.0 if tensor.name.startswith("final_layer") else 0.0
+        return 1.0 if tensor.name in run.after else 0.0
     return order.index(tensor.block) / max(len(order) - 1, 1)
 
 

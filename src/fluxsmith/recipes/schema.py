@@ -64,7 +64,7 @@ class StepEntry(_Options):
 class OutputEntry(Strict):
     """How the result is written."""
 
-    layout: Literal["bfl", "diffusers", "comfy", "structural"] | None = None
+    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
     dtype: Literal["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"] | None = None
     shard_size: str | int | None = Field(default=None, description="largest file, such as 10GB")
 

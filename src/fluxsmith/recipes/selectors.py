@@ -1,6 +1,7 @@
 """Selectors: which tensors a number or a rule is for, in canonical names whatever the files' layout.
 
-double.3   double.0-9   single   double.4-8.img_attn    blocks, ranges of blocks, and a part of them
+double.3   double.0-9   single   double.4-8.img_attn    blocks, ranges of blocks, and a part of them; what a family's
+in.4   mid   joint.0-11   layer.0-5   clip_l.3           blocks are called: docs/families.md
 img_attn   txt_mlp   modulation   guidance   q   k   v  named parts (q, k, v and mlp cut fused tensors)
 *.img_mlp.*   final_layer.*                             globs on the canonical name
 re:(img|txt)_attn\\.proj                                 a regular expression, searched anywhere in the name
@@ -15,7 +16,7 @@ from fluxsmith.layouts.table import Canonical
 
 __all__ = ["Selector"]
 
-_BLOCK = re.compile(r"^(double|single)(?:\.(\d+)(?:-(\d+))?)?(?:\.([A-Za-z_]\w*))?$")
+_BLOCK = re.compile(r"^([A-Za-z]\w*)(?:\.(\d+)(?:-(\d+))?)?(?:\.([A-Za-z_]\w*))?$")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Selector:
         if self.text.startswith("re:"):
             return re.search(self.text[3:], tensor.name) is not None
         block = _BLOCK.match(self.text)
-        if block:
-            return self._in_block(block, tensor) and (block[4] is None or _is_part(block[4], tensor, segment))
+        if block and self._in_block(block, tensor) and (block[4] is None or _is_part(block[4], tensor, segment)):
+            return True
         if any(mark in self.text for mark in "*?["):
             return fnmatchcase(tensor.name, self.text)
         return self.text in (tensor.name, tensor.block) or _is_part(self.text, tensor, segment)
