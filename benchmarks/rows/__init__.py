@@ -2,7 +2,9 @@
 
 linear.py     the linear merge: time, memory, hashing
 peers.py      the same merge by sd-mecha, mergekit and MergeFlux
+mecha.py      a recipe of sd-mecha, run by both
 ties.py       TIES: time, memory, thresholds
+whole.py      methods on whole matrices: planned and measured memory
 layouts.py    inputs of two layouts, outputs of every layout
 program.py    the program itself: `plan` and `--help`
 full_size.py  12 B: memory (last, as its outputs need the room of all other inputs)
@@ -11,14 +13,16 @@ full_size.py  12 B: memory (last, as its outputs need the room of all other inpu
 from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench, Section
-from benchmarks.rows import full_size, layouts, linear, peers, program, ties
+from benchmarks.rows import full_size, layouts, linear, mecha, peers, program, ties, whole
 
 __all__ = ["GROUPS"]
 
 GROUPS: Mapping[str, Callable[[Bench], Section]] = {
     "linear": linear.measure,
     "peers": peers.measure,
+    "mecha": mecha.measure,
     "ties": ties.measure,
+    "whole": whole.measure,
     "layouts": layouts.measure,
     "program": program.measure,
     "full": full_size.measure,
