@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show what a checkpoint is: family, layout, types, recipe."),
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
+    "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
     "list": ("list", "List methods, layouts, presets."),
     "schema": ("schema", "Print the JSON schema of a recipe, for editors."),
     "doctor": ("doctor", "Show versions, devices and settings, and where each comes from."),
