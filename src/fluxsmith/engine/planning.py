@@ -1,11 +1,12 @@
 """Making a plan: opening inputs by their headers, checking that they fit, and accounting for every tensor."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
@@ -19,7 +20,8 @@ from fluxsmith.io.shards import OutputFile
 from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.binding import MARK
 from fluxsmith.layouts.emission import emit
-from fluxsmith.recipes.expressions import Expression
+from fluxsmith.layouts.structural import KEYWISE
+from fluxsmith.recipes.expressions import Call, Expression, Literal, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
@@ -94,7 +96,7 @@ class _Planner:
 
     def _jobs(self, builder: ProgramBuilder, tensor: Canonical) -> list[Job]:
         """The jobs of one tensor: one, or several where numbers or rules tell its named parts (q, k, v) apart."""
-        if not tensor.segments or not self._is_fine():
+        if not tensor.segments or not self._is_fine:
             built = self._program(builder, tensor, None)
             return [] if built is None else [_job(tensor, 0, tensor.shape, *built)]
         parts = [(segment, self._program(builder, tensor, segment.name)) for segment in tensor.segments]
@@ -109,13 +111,10 @@ class _Planner:
                 jobs.append(_job(tensor, segment.start * prod(tensor.shape[1:]), shape, program, built[1]))
         return jobs
 
+    @cached_property
     def _is_fine(self) -> bool:
         """Whether anything in the recipe can tell parts of a tensor apart."""
-        from fluxsmith.recipes.expressions import Call, walk
-
-        calls = [node for node in walk(self.recipe.root) if isinstance(node, Call)]
-        values = [v for call in calls for option in call.options.values() for v in (option if isinstance(option, tuple) else (option,))]
-        return bool(self.recipe.rules) or any(isinstance(value, Schedule) for value in values)
+        return bool(self.recipe.rules) or any(isinstance(value, Schedule) for value in _numbers_in(self.recipe.root))
 
     def _program(self, builder: ProgramBuilder, tensor: Canonical, segment: str | None) -> tuple[tuple[Step, ...], str] | None:
         """The program of a tensor and the name of the rule or policy behind it."""
@@ -138,14 +137,9 @@ class _Planner:
         return None if program is None else (program, reason)
 
     def _check_selectors(self, used: set[str]) -> None:
-        from fluxsmith.recipes.expressions import Call, walk
-
         wanted = [rule.selector for rule in self.recipe.rules]
         for root in (self.recipe.root, *(rule.expression for rule in self.recipe.rules)):
-            for node in walk(root):
-                if isinstance(node, Call):
-                    values = [v for o in node.options.values() for v in (o if isinstance(o, tuple) else (o,))]
-                    wanted += [s for value in values if isinstance(value, Schedule) for s, _ in value.entries]
+            wanted += [selector for value in _numbers_in(root) if isinstance(value, Schedule) for selector, _ in value.entries]
         unmatched = [selector for selector in wanted if selector.text not in used]
         if unmatched:
             raise RecipeError(
@@ -178,7 +172,7 @@ class _Planner:
 
     def _why_unused(self, name: str, key: str) -> str:
         tensor = self.bounds[name].spec[key]
-        if self.pattern.layout != "structural" and self._naming() not in tensor.pieces:
+        if self.pattern.layout not in KEYWISE and self._naming() not in tensor.pieces:
             return f"dropped (no place in the {self._layout()} layout)"
         if "guidance" in tensor.tags and self.recipe.guidance:
             verb = "folded" if self.recipe.guidance.policy == "bake" else "dropped"
@@ -223,15 +217,15 @@ class _Planner:
 
     def _layout(self) -> str:
         first = next(iter(self.bounds.values()))
-        if first.layout == "structural":
+        if first.layout in KEYWISE:
             wanted = self.recipe.output.layout
-            if wanted not in (None, "structural"):
+            if wanted not in (None, first.layout):
                 raise IncompatibleError(
                     "output.no-layout",
                     f"a {first.family} checkpoint has no {wanted} layout here: it is merged key by key",
                     fix="leave --layout out",
                 )
-            return "structural"
+            return first.layout
         wanted, table = self.recipe.output.layout, table_of(first.family)
         if wanted and table is not None:
             original = table.layouts[0]
@@ -263,6 +257,15 @@ class _Planner:
         if self.pattern.layout == "structural" and self.pattern.family != "structural":
             notes.append(f"these look like {self.pattern.family} files; they are merged key by key, without layouts or blocks")
         return tuple(notes)
+
+
+def _numbers_in(root: Expression) -> Iterator[Any]:
+    """Every number of an expression that a recipe gives, one by one: options, also per input, and literals."""
+    for node in walk(root):
+        if isinstance(node, Literal):
+            yield node.value
+        for option in node.options.values() if isinstance(node, Call) else ():
+            yield from cast("tuple[Any, ...]", option) if isinstance(option, tuple) else (option,)
 
 
 def _shape_error(key: str, one: str, a: Canonical, two: str, b: Canonical) -> IncompatibleError:
