@@ -8,7 +8,7 @@ from fluxsmith.methods.base import Between, Delta, EachShare, Measured, PerInput
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.span import Gram, combined, product, themselves
 from fluxsmith.methods.statistics import gram
-from fluxsmith.methods.trimming import agreeing, deltas, elected_sign, magnitude_thresholds, trim
+from fluxsmith.methods.trimming import Undecided, agreeing, deltas, elected_sign, magnitude_thresholds, trim
 
 __all__ = ["elected_deltas", "geometric_median", "median_coefficients", "ties_median"]
 
@@ -49,12 +49,17 @@ def geometric_median(
 
 
 def elected_deltas(
-    base: Weight, *models: Weight, thresholds: Sequence[float], weights: Sequence[float] = (), sign: str = "magnitude"
+    base: Weight,
+    *models: Weight,
+    thresholds: Sequence[float],
+    weights: Sequence[float] = (),
+    sign: str = "magnitude",
+    undecided: str = "plus",
 ) -> list[Delta]:
     """Every delta as TIES trims it, without the elements that do not have the elected sign."""
     trimmed = [trim(delta, t) for delta, t in zip(deltas(base, *models), thresholds, strict=True)]
     weighted = [delta * weight for delta, weight in zip(trimmed, weights, strict=True)]
-    elected = elected_sign(weighted, sign == "count")
+    elected = elected_sign(weighted, sign == "count", undecided)
     return [agreeing(delta, elected) for delta in trimmed]
 
 
@@ -71,6 +76,7 @@ def ties_median(
     density: EachShare = 0.5,
     scale: float = 1.0,
     sign: Literal["magnitude", "count"] = "magnitude",
+    undecided: Undecided = "plus",
     iterations: Iterations = 1000,
     tolerance: float = 1e-14,
 ) -> Weight:
@@ -78,6 +84,6 @@ def ties_median(
 
     The weights are those of the election; the median counts every delta as one.
     """
-    found = elected_deltas(base, *models, thresholds=thresholds, weights=weights, sign=sign)
+    found = elected_deltas(base, *models, thresholds=thresholds, weights=weights, sign=sign, undecided=undecided)
     equal = [1 / len(found)] * len(found)
     return base.add(combined(found, median_coefficients(products, equal, iterations, tolerance)), alpha=scale)

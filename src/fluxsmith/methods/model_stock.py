@@ -7,7 +7,7 @@ from fluxsmith.methods.base import Delta, EachShare, Measured, PerInput, Weight,
 from fluxsmith.methods.geometric_median import elected_deltas
 from fluxsmith.methods.span import Gram, unit_gram
 from fluxsmith.methods.statistics import gram, when
-from fluxsmith.methods.trimming import deltas, magnitude_thresholds
+from fluxsmith.methods.trimming import Undecided, deltas, magnitude_thresholds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,6 +88,7 @@ def ties_stock(
     weights: PerInput = (),
     density: EachShare = 0.5,
     sign: Literal["magnitude", "count"] = "magnitude",
+    undecided: Undecided = "plus",
     over: Over = "rows",
     pairs: Pairs = "all",
 ) -> Weight:
@@ -95,7 +96,7 @@ def ties_stock(
 
     The weights are those of the election. One model alone is trimmed and kept (t = 1).
     """
-    found = elected_deltas(base, *models, thresholds=thresholds, weights=weights, sign=sign)
+    found = elected_deltas(base, *models, thresholds=thresholds, weights=weights, sign=sign, undecided=undecided)
     total, voters = found[0].clone(), found[0].sign().abs_()
     for delta in found[1:]:
         total.add_(delta)

@@ -12,12 +12,15 @@ from fluxsmith.methods.base import Delta, Masks, Weight
 from fluxsmith.methods.statistics import kth_magnitude
 
 __all__ = [
-    "Rescale", "agreeing", "deltas", "disjoint_sum", "drop_random", "elected_sign", "l1_factors", "magnitude_thresholds", "masses", "trim",
+    "Rescale", "Undecided", "agreeing", "deltas", "disjoint_sum", "drop_random", "elected_sign", "l1_factors", "magnitude_thresholds", "masses",
+    "trim",
 ]  # fmt: skip
 
 #: What is done for the elements that were dropped: those kept are divided by their probability, or scaled so that the
 #: delta has the sum of magnitudes that it had, or nothing.
 Rescale = Literal["density", "l1", "none"]
+#: Where votes cancel: the sign is plus, or no model is taken.
+Undecided = Literal["plus", "none"]
 
 
 def deltas(base: Weight, *models: Weight) -> list[Delta]:
@@ -79,13 +82,18 @@ def l1_factors(masses: Sequence[float]) -> list[float]:
     return [one / other if other else 1.0 for one, other in zip(before, after, strict=True)]
 
 
-def elected_sign(weighted: Sequence[Delta], by_count: bool) -> Delta:
-    """+1 or -1 per element: the sign of the sum of deltas, or of the sum of their signs; 0 gives +1."""
+def elected_sign(weighted: Sequence[Delta], by_count: bool, undecided: str = "plus") -> Delta:
+    """+1 or -1 per element: the sign of the sum of deltas, or of the sum of their signs.
+
+    A sum of 0 gives +1, or with `undecided="none"` 0, with which no delta agrees.
+    """
     import torch
 
     total = weighted[0].sign() if by_count else weighted[0].clone()
     for delta in weighted[1:]:
         total.add_(delta.sign() if by_count else delta)
+    if undecided == "none":
+        return total.sign_()
     one = torch.ones((), dtype=total.dtype, device=total.device)
     return torch.copysign(one, total.add_(0.0))  # adding 0 makes -0 to +0
 

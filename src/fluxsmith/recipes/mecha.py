@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
-from fluxsmith.io.dtypes import dtype_from_name
-from fluxsmith.recipes.expressions import Expression, Literal, Model, model
+from fluxsmith.io.dtypes import DTYPES, dtype_from_name
+from fluxsmith.methods import find_method
+from fluxsmith.recipes.expressions import Expression, Literal, Model, call, model
 from fluxsmith.recipes.mecha_methods import METHODS, REFUSED
 from fluxsmith.recipes.recipe import OutputOptions, Recipe
 from fluxsmith.recipes.schedules import Schedule
@@ -76,7 +77,7 @@ class _Entries:
 
 @dataclass(frozen=True)
 class _Cast:
-    """A node whose type was changed, which only the result may be."""
+    """A node whose type was changed: what is written if it is the result, else values rounded on the way."""
 
     node: Expression
     dtype: str
@@ -85,7 +86,7 @@ class _Cast:
 class _Reader:
     def __init__(self, text: str, file: str, replaced: Mapping[str, str]) -> None:
         self._lines, self._file, self._replaced = text.splitlines(), file, replaced
-        self._line = 0
+        self._line = self._seed = 0
         self._results: list[Any] = []
         self._models: dict[tuple[str, str], Model] = {}
 
@@ -106,7 +107,7 @@ class _Reader:
         if unknown:
             names = ", ".join(node.name for node in self._models.values())
             raise UsageError("usage.unknown-model", f"the recipe has no model `{unknown[0]}`", facts={"models": names})
-        return Recipe(root, output=OutputOptions(dtype=dtype))
+        return Recipe(root, output=OutputOptions(dtype=dtype), seed=self._seed)
 
     def _tokens(self, line: str) -> list[_Token]:
         tokens: list[_Token] = []
@@ -209,6 +210,8 @@ class _Reader:
         positional = [self._value(token) for token in arguments if token.key is None]
         named = {token.key: self._value(token) for token in arguments if token.key is not None}
         self._check_arguments(name, inspect.signature(builder), positional, arguments)
+        if isinstance(named.get("seed"), int):
+            self._seed = max(named["seed"], 0)
         try:
             return builder(*positional, **named)
         except RecipeError as error:
@@ -232,18 +235,28 @@ class _Reader:
             raise self._error("recipe.wrong-arity", message, name)
         places = [p.annotation for p in by_place] + [Expression] * (len(positional) - len(by_place))
         for token, wanted in zip((t for t in arguments if t.key is None), places, strict=False):
-            if wanted is Expression and not isinstance(token.value, Expression):
+            if wanted is Expression and not isinstance(token.value, (Expression, _Cast)):
                 raise self._error("recipe.wrong-space", f"{name.value} takes a model here, not `{_shown(token.value)}`", token)
 
     def _value(self, token: _Token) -> Any:
         """A value as a method takes it: numbers per key are a schedule."""
         if isinstance(token.value, _Cast):
-            raise self._error("recipe.mecha-option", "a type is changed in the middle; here all arithmetic is in float32", token)
+            return self._rounded(token.value, token)
         if isinstance(token.value, float) and not abs(token.value) < float("inf"):
             raise self._error("recipe.bad-value", f"`{token.value}` is no finite number", token)
         if isinstance(token.value, _Entries):
             return self._schedule(token.value, token)
         return token.value
+
+    def _rounded(self, value: _Cast, token: _Token) -> Expression:
+        """A node rounded to a type in the middle of a recipe."""
+        method = find_method("cast")
+        word = DTYPES[dtype_from_name(value.dtype).name].short
+        try:
+            return call(method, [value.node], {"dtype": word})
+        except RecipeError as error:
+            error.at = self._position(token)
+            raise
 
     def _schedule(self, entries: _Entries, token: _Token) -> Schedule:
         at = self._position(token)
@@ -290,7 +303,7 @@ class _Reader:
 
     def _cast(self, name: _Token, arguments: list[_Token]) -> Any:
         order = ("a", "device", "dtype")
-        values = {token.key or order[min(i, 2)]: token.value for i, token in enumerate(arguments)}
+        values = {token.key or order[min(i, 2)]: self._value(token) for i, token in enumerate(arguments)}
         if not isinstance(values.get("a"), Expression):
             raise self._error("recipe.wrong-arity", "cast takes (a, device, dtype)", name)
         if values.get("dtype") is None:

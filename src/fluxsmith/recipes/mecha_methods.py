@@ -25,8 +25,6 @@ COMPONENTS = {"t5xxl": "t5", "clip_l": "clip_l", "clip_g": "clip_g", "vae": "vae
 
 METHODS: dict[str, Builder] = {}
 
-_OWN_SEED = "its random numbers repeat for tensors of one shape"
-_LAYOUT = "layouts are converted when the result is written: --layout"
 #: Methods that are not read, and what to do instead.
 REFUSED = {
     "stack": "it makes a tensor of another shape, which no model has",
@@ -35,6 +33,8 @@ REFUSED = {
     "get_rank_from_ratio": "give truncate_rank a number",
     "exchange_ema": "convert the checkpoint with the tool that wrote its EMA",
     "omit_non_finite": "NaN and infinite values are an error here, unless --allow-nonfinite is given",
+    "balance_attention": "it is of SDXL's own code",
+    "rebasin": "it is of SDXL's own code",
     "randperm": "a random permutation of units is no merge",
     "extract_kohya_lora": "adapters are written by `fluxsmith extract`",
     "extract_kohya_lokr": "adapters are written by `fluxsmith extract`",
@@ -67,6 +67,11 @@ def n_average(*models: Expression) -> Expression:
 
 @_reads
 def add_difference(a: Expression, b: Expression, alpha: Value = 1.0) -> Expression:
+    models = _difference(b) if a.space == "weight" else None
+    if models is not None and models[1] is a:
+        return models[0] if alpha == 1 else _ours("weighted_sum", [a, models[0]], alpha=alpha)
+    if models is not None:
+        return _ours("add_difference", [a, *models], alpha=alpha)
     if isinstance(alpha, (int, float)):
         return simple(a + b * alpha)
     if a.space == "weight":
@@ -91,7 +96,9 @@ def slerp(a: Expression, b: Expression, alpha: Value = 0.5) -> Expression:
 
 @_reads
 def perpendicular_component(a: Expression, b: Expression) -> Expression:
-    return _ours("perpendicular_component", [a, b])
+    base = _base_of([a])
+    first, second = simple(base + a), simple(base + b)
+    return simple(_ours("perpendicular", [first, second, base]) - first)
 
 
 @_reads
@@ -157,7 +164,7 @@ def add_strict_opposite_mask(a: Expression, b: Expression, c: Expression, alpha:
 
 @_reads
 def ties_sum(*models: Expression, k: Value = 1.0, vote_sgn: bool = False) -> Expression:
-    return _around_base("ties", models, density=k, sign=_sign(vote_sgn))
+    return _around_base("ties", models, density=k, **_votes(vote_sgn))
 
 
 @_reads
@@ -166,10 +173,10 @@ def ties_sum_extended(
     cos_eps: Value = 1e-6, eps: Value = 1e-6, maxiter: Value = 100, ftol: Value = 1e-20,
 ) -> Expression:  # fmt: skip
     if apply_median:
-        return _around_base("ties_median", models, density=k, sign=_sign(vote_sgn), iterations=maxiter, tolerance=ftol)
+        return _around_base("ties_median", models, density=k, **_votes(vote_sgn), iterations=maxiter, tolerance=ftol)
     if apply_stock:  # the word says the reverse of what it does there: true leaves Model Stock out
-        return _around_base("ties", models, density=k, sign=_sign(vote_sgn))
-    return _around_base("ties_stock", models, density=k, sign=_sign(vote_sgn), over="rows", pairs="consecutive")
+        return _around_base("ties", models, density=k, **_votes(vote_sgn))
+    return _around_base("ties_stock", models, density=k, **_votes(vote_sgn), over="rows", pairs="consecutive")
 
 
 @_reads
@@ -178,16 +185,20 @@ def ties_sum_with_dropout(
     apply_stock: bool = False, cos_eps: Value = 1e-6, apply_median: bool = False, eps: Value = 1e-6, maxiter: Value = 100,
     ftol: Value = 1e-20, seed: Value | None = None,
 ) -> Expression:  # fmt: skip
-    if k != 1.0 or apply_median or not apply_stock:
-        raise RecipeError(
-            "recipe.mecha-option",
-            "dropout before trimming, Model Stock or a median is one step there and has no method here",
-            fix="set k=1 and apply_stock=true, or thin with dare_ties and then trim with ties",
-        )
-    options: dict[str, Any] = {"density": _rest(probability), "rescale": "density" if rescale else "none", "sign": _sign(vote_sgn)}
-    if della_eps:
-        return _around_base("della", deltas, **options, epsilon=della_eps, over="tensor")
-    return _around_base("dare_ties", deltas, **options)
+    base = _base_of(deltas)
+    thinned: list[Expression] = []
+    for i, delta in enumerate(deltas):  # as input i + 1 of its own call: masks are keyed by the place of an input
+        inputs = [base] * (i + 1) + [simple(base + delta)]
+        options: dict[str, Any] = {"density": _rest(probability), "rescale": "none"}
+        if della_eps:
+            thinned.append(_ours("della_linear", inputs, **options, epsilon=della_eps, over="tensor"))
+        else:
+            thinned.append(_ours("dare_linear", inputs, **options))
+    found = ties_sum_extended(
+        *(thin - base for thin in thinned), k=k, vote_sgn=vote_sgn, apply_stock=apply_stock, apply_median=apply_median, maxiter=maxiter,
+        ftol=ftol,
+    )  # fmt: skip
+    return simple(found * (1 / _rest(probability))) if rescale else found
 
 
 @_reads
@@ -195,8 +206,12 @@ def dropout(
     *deltas: Expression, probability: Value = 0.9, rescale: Value = 1.0, overlap: Value = 1.0, overlap_emphasis: Value = 0.0,
     seed: Value | None = None,
 ) -> Expression:  # fmt: skip
-    options = {"probability": probability, "rescale": rescale, "overlap": overlap, "overlap_emphasis": overlap_emphasis}
-    return _around_base("dropout", deltas, **options)
+    if rescale not in (0, 1):
+        raise RecipeError("recipe.mecha-option", "what is kept is divided by its whole share (rescale=1) or not at all (0)")
+    options = {"density": _rest(probability), "rescale": "density" if rescale else "none", "scale": 1.0}
+    if overlap % 2 == 1 if isinstance(overlap, (int, float)) else False:
+        return _around_base("dropout", deltas, **options)
+    return _around_base("dropout", deltas, **options, draw="sets", overlap=overlap, overlap_emphasis=overlap_emphasis)
 
 
 @_reads
@@ -236,16 +251,6 @@ def rotate(
     stiefel_max_iters: Value = 100,
 ) -> Expression:  # fmt: skip
     return _ours("rotate", [a, b], alignment=alignment, alpha=alpha, centering=centralization)
-
-
-@_reads
-def balance_attention(a: Expression) -> Expression:
-    return _ours("balance_attention", [a])
-
-
-@_reads
-def rebasin(a: Expression, ref: Expression, iters: Value = 10) -> Expression:
-    return _ours("rebasin", [a, ref], iterations=iters)
 
 
 # Parts of models
@@ -291,14 +296,16 @@ def _ours(name: str, inputs: Sequence[Expression], **options: Any) -> Expression
 def _scaled(a: Expression, alpha: Value) -> Expression:
     if isinstance(alpha, (int, float)):
         return simple(a * alpha)
-    return _ours("multiply", [a, alpha if isinstance(alpha, Expression) else Literal(alpha)])
+    if a.space == "param":
+        return _ours("multiply_masks", [a, alpha if isinstance(alpha, Expression) else Literal(alpha)])
+    return _ours("scale", [a], alpha=alpha)
 
 
-def _sign(vote_sgn: bool) -> str:
-    return "magnitude" if vote_sgn else "count"
+def _votes(vote_sgn: bool) -> dict[str, str]:
+    return {"sign": "magnitude" if vote_sgn else "count", "undecided": "none"}
 
 
-def _rest(probability: Value) -> Value:
+def _rest(probability: Value) -> float:
     """The share that is kept where `probability` is the share that is dropped."""
     if not isinstance(probability, (int, float)):
         raise RecipeError("recipe.mecha-option", "the share that is dropped is one number for all tensors here")
@@ -309,6 +316,14 @@ def _around_base(name: str, deltas: Sequence[Expression], **options: Any) -> Exp
     """method(base, base + delta...) - base."""
     base = _base_of(deltas)
     return simple(_ours(name, [base, *(simple(base + delta) for delta in deltas)], **options) - base)
+
+
+def _difference(node: Expression) -> tuple[Expression, Expression] | None:
+    """The two weights of a difference that is one of weights."""
+    if not isinstance(node, Combination) or len(node.terms) != 2 or any(term.space != "weight" for term, _ in node.terms):
+        return None
+    (first, one), (second, other) = node.terms
+    return (first, second) if (one, other) == (1, -1) else (second, first) if (one, other) == (-1, 1) else None
 
 
 def _base_of(deltas: Sequence[Expression]) -> Expression:

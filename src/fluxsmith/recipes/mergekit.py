@@ -254,10 +254,6 @@ def _apply(
     document: Document, foreign: ForeignMethod, base: Expression | None, nodes: Sequence[Expression], given: Mapping[str, Any]
 ) -> Expression:
     """Our method with the values of mergekit's parameters."""
-    if foreign.ours == "passthrough":
-        if len(nodes) != 1:
-            raise document.error("recipe.wrong-arity", f"passthrough takes one model, {len(nodes)} are given", ("models",))
-        return nodes[0]
     method = find_method(foreign.ours)
     options = {p.ours: given[name] for name, p in foreign.parameters.items() if p.ours is not None}
     for name, parameter in foreign.parameters.items():

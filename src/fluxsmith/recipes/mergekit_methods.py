@@ -101,9 +101,9 @@ FOREIGN_METHODS: dict[str, ForeignMethod] = {
     "sce": ForeignMethod("sce", "first", _UNUSED | {"select_topk": Parameter("select_topk", 1.0)}),
     "ram": ForeignMethod("ram", "first", {"epsilon": Parameter("epsilon", 1e-5)}),
     "ramplus_tl": ForeignMethod(
-        "ramplus_tl", "first", {"epsilon": Parameter("epsilon", 1e-5), "r": Parameter("r", 0.1), "alpha": Parameter("alpha", 0.2)}
+        "ram_plus", "first", {"epsilon": Parameter("epsilon", 1e-5), "r": Parameter("r", 0.1), "alpha": Parameter("alpha", 0.2)}
     ),
     "arcee_fusion": ForeignMethod("arcee_fusion", "pair"),
     "nearswap": ForeignMethod("nearswap", "pair", {"t": Parameter("t")}),
-    "passthrough": ForeignMethod("passthrough", "input", {"scale": Parameter(None, 1.0, per_input=True, only=1.0)}),
+    "passthrough": ForeignMethod("passthrough", "input", {"scale": Parameter("scale", 1.0, per_input=True)}),
 }  # fmt: skip
