@@ -43,7 +43,8 @@ def test_breadcrumbs(inputs: list[Tensors], models: list[Expression], density: f
     found = merged(fs.breadcrumbs(*models, density=density, gamma=gamma, weights=weights))
     near(found, theirs("breadcrumbs", inputs, base=0, **shared, normalize=False))
     found = merged(fs.breadcrumbs_ties(*models, density=density, gamma=gamma, weights=weights, scale=0.8))
-    near(found, theirs("breadcrumbs_ties", inputs, base=0, **shared, normalize=True, **{"lambda": 0.8}))
+    shared["lambda"] = 0.8
+    near(found, theirs("breadcrumbs_ties", inputs, base=0, **shared, normalize=True))
 
 
 def test_breadcrumbs_leave_outliers_out_where_mergekit_takes_them_back(inputs: list[Tensors], models: list[Expression]) -> None:

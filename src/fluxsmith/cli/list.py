@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import click
@@ -27,6 +26,9 @@ def command(what: str, name: str | None, console: Console) -> None:
     fluxsmith list presets flux-krea-schnell
     """
     summaries, detail = {"methods": _methods, "layouts": _layouts, "presets": _presets}[what]()
+    if name is None and what == "methods":
+        console.data(*_all_methods())
+        return
     if name is None:
         console.data(table([(key, text) for key, text in summaries.items()]), summaries)
         return
@@ -40,20 +42,19 @@ def command(what: str, name: str | None, console: Console) -> None:
 
 def _methods() -> tuple[dict[str, str], Any]:
     from fluxsmith.methods import METHODS
+    from fluxsmith.methods.catalogue import detail
 
-    def detail(name: str) -> str:
-        method = METHODS[name]
-        inputs = ", ".join(("*" if i.variadic else "") + i.name for i in method.inputs)
-        lines = [f"{name}({inputs}) -> {method.returns}", "", inspect.getdoc(method.function) or ""]
-        for option in method.options.values():
-            kind = "|".join(option.words) or ("one number per input" if option.per_input else option.kind)
-            default = "" if option.required or option.per_input else f" = {option.default}"
-            lines.append(f"  {option.name}: {kind}{default}")
-        needs = list(method.statistics)
-        lines += [f"  measured beforehand: {', '.join(needs)}"] if needs else []
-        return "\n".join(lines + ([f"  source: {method.paper}"] if method.paper else []))
+    return {name: METHODS[name].summary for name in sorted(METHODS)}, lambda name: detail(METHODS[name])
 
-    return {name: method.summary for name, method in METHODS.items()}, detail
+
+def _all_methods() -> tuple[str, dict[str, Any]]:
+    """Every method in one table, and as data."""
+    from fluxsmith.methods import METHODS
+    from fluxsmith.methods.catalogue import as_data, passes_text, unit
+
+    methods = [METHODS[name] for name in sorted(METHODS)]
+    rows = [(m.name, m.returns, unit(m), passes_text(m), m.summary) for m in methods]
+    return table(rows, ("method", "gives", "sees", "passes", "what it is")), {m.name: as_data(m) for m in methods}
 
 
 def _layouts() -> tuple[dict[str, str], Any]:
