@@ -13,6 +13,7 @@ begins at what its parent had; whatever needs arrays runs as a program of its ow
     peers.py     sd-mecha, mergekit and MergeFlux in an environment of their own
     compare.py   tensors of two checkpoints, element by element
     exact.py     TIES by numpy, to compare with
+    matrices.py  files of one square matrix, and what a plan counts for merging them
     rows/        what is measured, one file per group of rows
     table.py     docs/benchmarks.md
 """

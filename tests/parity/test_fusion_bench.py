@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fluxsmith.methods import METHODS
+from fluxsmith.recipes.expressions import state_dict
 from support.structural import as_models, merged
 
 pytest.importorskip("fusion_bench", reason="fusion-bench is an oracle and is not installed (pip install fusion-bench)")
@@ -60,3 +61,41 @@ def test_wudi() -> None:
 
     theirs = {name: tensor.detach() for name, tensor in wudi_merging(DELTAS, accelerator="cpu", iter_num=100).items()}
     assert_close(ours("wudi", steps=100), theirs, 2e-5)
+
+
+def statistics(seed: int) -> dict[str, Tensor]:
+    """An importance for every element."""
+    return {name: tensor.square() + 1e-3 for name, tensor in tensors(seed).items()}
+
+
+def test_fisher() -> None:
+    """FusionBench adds 1e-6 to every importance, fluxsmith 1e-12 unless told."""
+    from fusion_bench.method.fisher_merging.fisher_merging import merging_with_fisher_weights
+
+    importance = [statistics(seed) for seed in (4, 5, 6)]
+    theirs = merging_with_fisher_weights(
+        {name: [model[name] for model in TUNED] for name in SHAPES}, importance, torch.ones(3), normalize_fisher_weight=False
+    )
+    models = as_models(a=TUNED[0], b=TUNED[1], c=TUNED[2])
+    params = [state_dict(values, name=f"p{i}", holds="param") for i, values in enumerate(importance)]
+    assert_close(merged(METHODS["fisher"](*models, importance=params, floor=1e-6)), theirs, 1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.9, 1.0])
+def test_regmean(alpha: float) -> None:
+    from fusion_bench.method.regmean.regmean import merging_with_regmean_weights
+
+    matrices = ("square", "wide", "tall")
+    grams = [{name: _gram(SHAPES[name][1], 20 + i) for name in matrices} for i in range(3)]
+    theirs = merging_with_regmean_weights(
+        {f"{name}.weight": [model[name] for model in TUNED] for name in SHAPES}, grams, reduce_non_diagonal_ratio=alpha
+    )
+    models = as_models(a=TUNED[0], b=TUNED[1], c=TUNED[2])
+    params = [state_dict(values, name=f"p{i}", holds="param") for i, values in enumerate(grams)]
+    found = merged(METHODS["regmean"](*models, grams=params, alpha=alpha))
+    assert_close(found, {name.removesuffix(".weight"): tensor for name, tensor in theirs.items()}, 2e-4)
+
+
+def _gram(size: int, seed: int) -> Tensor:
+    samples = torch.randn(4 * size, size, generator=torch.Generator().manual_seed(seed))
+    return samples.mT @ samples / len(samples)

@@ -81,6 +81,7 @@ from fluxsmith.methods import (  # noqa: E402
     difference_masks,
     dropout,
     ema,
+    fisher,
     geometric_median,
     geometric_sum,
     isotropic,
@@ -94,6 +95,7 @@ from fluxsmith.methods import (  # noqa: E402
     nuslerp,
     perpendicular,
     ram,
+    regmean,
     rotate,
     sce,
     slerp,
@@ -108,9 +110,9 @@ from fluxsmith.methods import (  # noqa: E402
     wudi,
 )  # isort: skip
 
-_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation)
+_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
+_ = (transpose,)
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
 _ = (dropout, ema, geometric_median, geometric_sum, karcher, magmax, model_stock, multiply, multislerp)
 _ = (nearswap, nuslerp, perpendicular, ram, sce, slicing)
-_ = (transpose,)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fluxsmith.methods.base import Delta, PerInput, Share, Weight, merge_method
-from fluxsmith.methods.decompositions import merge_matrices, orthogonal_factor, svd, svd_elements
+from fluxsmith.methods.decompositions import merge_matrices, orthogonal_factor, orthogonal_factor_elements, svd, svd_elements
 
 __all__ = ["iso_c", "iso_cts"]
 
@@ -65,9 +65,15 @@ def _outside(common: Delta, others: Delta | None, delta: Delta) -> tuple[Delta, 
     return others @ u, s, vh
 
 
+def _memory(rows: int, columns: int, inputs: int) -> float:
+    apart = (inputs + 2) * rows * columns + svd_elements(rows, columns)
+    joined = 2 * rows * columns + orthogonal_factor_elements(rows, columns)
+    return max(apart, joined)
+
+
 @merge_method(
     whole=True,
-    workspace=lambda rows, columns, inputs: (inputs + 2.5) * rows * columns + svd_elements(rows, columns),
+    workspace=_memory,
     paper=f"{_PAPER}, Iso-CTS",
 )
 def iso_cts(base: Weight, *models: Weight, weights: PerInput = (), scale: float = 1.0, common: Share = 0.8) -> Weight:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from fluxsmith.methods.base import Delta, PerInput, Weight, merge_method
-from fluxsmith.methods.decompositions import merge_matrices, orthogonal_factor, svd, svd_elements
+from fluxsmith.methods.decompositions import merge_matrices, orthogonal_factor, orthogonal_factor_elements, svd
 
 __all__ = ["tsv_merge"]
 
@@ -29,7 +29,7 @@ def _merge(deltas: Iterable[Delta], count: int) -> Delta:
 
 @merge_method(
     whole=True,
-    workspace=lambda rows, columns, inputs: 4 * rows * columns + svd_elements(rows, columns),
+    workspace=lambda rows, columns, inputs: 2 * rows * columns + orthogonal_factor_elements(rows, columns),
     paper="Gargiulo et al. 2024, Task Singular Vectors (arXiv 2412.00081)",
 )
 def tsv_merge(base: Weight, *models: Weight, weights: PerInput = (), scale: float = 1.0) -> Weight:
