@@ -12,8 +12,8 @@ from fluxsmith.methods.base import Delta, Masks, Weight
 from fluxsmith.methods.statistics import kth_magnitude
 
 __all__ = [
-    "Rescale", "Undecided", "agreeing", "deltas", "disjoint_sum", "drop_random", "elected_sign", "l1_factors", "magnitude_thresholds", "masses",
-    "trim",
+    "Rescale", "Undecided", "agreeing", "deltas", "disjoint_sum", "drop_random", "elected_sign", "l1_factors", "magnitude_thresholds",
+    "masses", "trim",
 ]  # fmt: skip
 
 #: What is done for the elements that were dropped: those kept are divided by their probability, or scaled so that the
