@@ -8,7 +8,7 @@ from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.memory import checkpoint_of
 from fluxsmith.layouts import TABLES, Bound
 from fluxsmith.layouts.detection import open_model, refuse_quantised
-from fluxsmith.layouts.structural import bind_structural
+from fluxsmith.layouts.structural import KEYWISE, bind_structural
 from fluxsmith.recipes.expressions import Fallback, Model, walk
 from fluxsmith.recipes.recipe import Recipe
 
@@ -63,7 +63,7 @@ def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
     first = bounds[names[0]]
     for name in names[1:]:
         other = bounds[name]
-        if other.family != first.family:
+        if other.family != first.family and not _unnamed(first, other):
             raise IncompatibleError(
                 "model.mixed-families",
                 f"{names[0]} is {first.family}, {name} is {other.family}: they have no weights in common",
@@ -75,6 +75,11 @@ def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
     if with_guidance and len(with_guidance) < len(bounds) and recipe.guidance is None and not _answers_missing(recipe):
         raise guidance_error(bounds)
     return with_guidance[0] if with_guidance else first
+
+
+def _unnamed(a: Bound, b: Bound) -> bool:
+    """Whether one is a checkpoint of transformers and the other a file without a config.json that says what it is."""
+    return {a.layout, b.layout} == set(KEYWISE) and "structural" in (a.family, b.family)
 
 
 def _answers_missing(recipe: Recipe) -> bool:

@@ -13,7 +13,7 @@ from fluxsmith.engine.execution import Execution, Outcome, Settings
 from fluxsmith.engine.input_hashes import InputHashes
 from fluxsmith.engine.journal import Journal
 from fluxsmith.engine.lineage import fill_hashes
-from fluxsmith.engine.outputs import COMPANIONS, COPIED
+from fluxsmith.engine.outputs import COMPANIONS
 from fluxsmith.engine.plan import Input, Job, Plan
 from fluxsmith.engine.planning import make_plan
 from fluxsmith.errors import IncompatibleError, Interrupted, ResourceError, UsageError
@@ -25,7 +25,7 @@ from fluxsmith.recipes.recipe import Recipe
 
 __all__ = ["Merged", "Observer", "merge", "opener"]
 
-_REPLACEABLE = (".safetensors", ".json", ".md", ".html", *COPIED)
+_REPLACEABLE = (".safetensors", ".json", ".md", ".html", ".model", ".jinja", ".tiktoken")
 
 
 class Observer(Protocol):
@@ -168,8 +168,9 @@ def _check_replaceable(output: Path, folder: bool) -> None:
     """--force replaces checkpoints, never a folder with other things in it."""
     if output.is_dir() != folder:
         raise UsageError("output.exists", f"{output} is {'a folder' if output.is_dir() else 'a file'}", fix="give another path with -o")
-    inside = [p for p in output.iterdir() if p.name not in (*PARTS, *COMPANIONS)] if folder else []
-    foreign = [p.name for p in inside if p.is_dir() or p.suffix not in _REPLACEABLE]
+    pipeline = folder and (output / "model_index.json").exists()
+    known = (*PARTS, *COMPANIONS) if pipeline else ("vocab.txt", "merges.txt", "1_Pooling")
+    foreign = [p.name for p in output.iterdir() if p.name not in known and (p.is_dir() or p.suffix not in _REPLACEABLE)] if folder else []
     if foreign:
         raise UsageError(
             "output.not-replaceable",

@@ -11,7 +11,7 @@ from functools import cache
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.layouts.binding import PREFIXES, Bound, bind, symbols_of
-from fluxsmith.layouts.structural import bind_structural
+from fluxsmith.layouts.structural import bind_structural, bind_transformers
 from fluxsmith.layouts.table import Canonical, Table
 
 __all__ = ["PREFIXES", "Candidate", "detect", "open_model", "refuse_quantised"]
@@ -129,6 +129,8 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     if foreign is not None and candidate is not None and foreign[0] == candidate.table.family:
         foreign = None
     if candidate is None or (foreign is not None and candidate.score < 1.0):
+        if foreign is None and checkpoint.config and "model_type" in checkpoint.config:
+            return bind_transformers(checkpoint, str(checkpoint.config["model_type"]))
         if foreign is None or foreign[0] in OTHER_MODELS:
             return bind_structural(checkpoint, foreign[0] if foreign else "structural")
         raise IncompatibleError(
