@@ -1,5 +1,6 @@
 """The page beside a merge says what is in the file, and how far it is from its inputs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def test_distances_are_those_of_the_files(tiny: TinyCheckpoints, tmp_path: Path)
     assert run.code == 0
     assert f"report {tmp_path / 'out.report.html'}" in run.out
     page = (tmp_path / "out.report.html").read_text()
-    shown = dict(re.findall(r"<title>(double\.1): ([\d.]+)% from b</title>", page))
+    shown = dict(re.findall(r"<title>(double\.1): ([\d.]+)% b</title>", page))
     merged, b = tensors_of(out), tensors_of(tiny.b)
     keys = [key for key in merged if key.startswith("double_blocks.1.")]
     moved = sum(float((merged[key] - b[key].float()).square().sum()) for key in keys)
@@ -40,3 +41,15 @@ def test_names_in_the_report_are_text(tiny: TinyCheckpoints, tmp_path: Path) -> 
     page = (tmp_path / "out.report.html").read_text()
     assert "<script" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_a_comparison_as_a_page(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    page = tmp_path / "diff.html"
+    run = run_cli("diff", str(tiny.a), str(tiny.b), "--html", str(page), "--json")
+    assert run.code == 0
+    change = next(block["relative"] for block in json.loads(run.out)["blocks"] if block["block"] == "single.1")
+    assert f"<title>single.1: {change:.2%} change</title>" in page.read_text()
+    assert run_cli("diff", str(tiny.a), str(tiny.a), "--html", str(page)).code == 0
+    assert "Identical" in page.read_text()
+    missing = run_cli("diff", str(tiny.a), str(tiny.b), "--html", str(tmp_path / "no" / "folder.html"))
+    assert (missing.code, "error[usage.no-page]" in missing.err) == (2, True)

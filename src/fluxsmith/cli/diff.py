@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -32,24 +33,31 @@ _EVERY = 30.0  # seconds between two lines where there is no terminal
 @click.argument("b", metavar="B")
 @click.option("--by", type=click.Choice(["block", "tensor"]), default="block", show_default=True, help="One line per block or per tensor.")
 @click.option("--top", type=click.IntRange(min=0), help="Only the N tensors that changed most (--by block: listed below, default 5).")
+@click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), metavar="F", help="Write a page with a map of the blocks.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads (default: one per core, at most 16).")
 @click.option("--allow-pickle", is_flag=True, help="Read .ckpt/.pt/.bin files (tensors only, nothing is run).")
 @talk_options
-def command(a: str, b: str, by: str, top: int | None, threads: int | None, allow_pickle: bool, console: Console) -> None:
+def command(a: str, b: str, by: str, top: int | None, page: Path | None, threads: int | None, allow_pickle: bool, console: Console) -> None:
     """Compare two checkpoints, block by block, whatever their layouts.
 
     \b
     fluxsmith diff flux1-dev.safetensors black-forest-labs/FLUX.1-Krea-dev
     fluxsmith diff base.safetensors merged/ --by tensor --top 20
+    fluxsmith diff base.safetensors merged/ --html changes.html
 
     change is ||A - B|| / ||A||, cosine that of the angle between A and B; signs is the share of elements whose sign
     is opposite, changed the share that differs at all.
     """
     from fluxsmith.analysis.difference import compare
     from fluxsmith.engine.streaming import Settings
+    from fluxsmith.reports.diff_page import diff_page
+    from fluxsmith.reports.style import write_page
 
     with ReadingDisplay(console, "diff") as display:
         found = compare(a, b, settings=Settings(threads), allow_pickle=allow_pickle, progress=display.advanced)
+    if page is not None:
+        write_page(page, diff_page(found))
+        console.talk(f"page  {page}")
     facts = found.as_dict()
     facts["top"] = [tensor.name for tensor in found.top(_TOP if top is None else top)]
     if by == "block":

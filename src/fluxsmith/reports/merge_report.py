@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fluxsmith.reports.block_map import block_map, in_block_order
 from fluxsmith.reports.style import STYLE
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from fluxsmith.engine.plan import Plan
 
 __all__ = ["merge_report", "report_path", "write_report"]
-
-_CELL, _GAP, _LABEL = 14, 2, 150  # pixels of the block map
 
 
 def report_path(output: Path) -> Path:
@@ -89,49 +87,26 @@ def _actions(plan: Plan) -> str:
 
 def _distances(outcome: Outcome, inputs: Sequence[str]) -> str:
     """A row per input, a cell per block: |out - in| / |in|, darker the farther."""
-    blocks = sorted(outcome.distances, key=_order)
+    blocks = in_block_order(list(outcome.distances))
     names = [name for name in inputs if any(name in outcome.distances[block] for block in blocks)]
     if not blocks or not names:
         return "<p>Nothing was merged: every tensor was copied or converted.</p>"
-    shares = {(name, block): _relative(outcome.distances[block].get(name)) for name in names for block in blocks}
-    top = max((share for share in shares.values() if share is not None and share < math.inf), default=0.0) or 1.0
-    cells: list[str] = []
-    for row, name in enumerate(names):
-        y = row * (_CELL + _GAP)
-        cells.append(f'<text x="{_LABEL - 8}" y="{y + 11}" text-anchor="end">{escape(name[:20])}</text>')
-        for column, block in enumerate(blocks):
-            share = shares[name, block]
-            if share is None:
-                continue
-            opacity = 0.06 + 0.94 * min(share / top, 1.0)
-            cells.append(
-                f'<rect x="{_LABEL + column * (_CELL + _GAP)}" y="{y}" width="{_CELL}" height="{_CELL}" opacity="{opacity:.2f}">'
-                f"<title>{escape(block)}: {share:.2%} from {escape(name)}</title></rect>"
-            )
-    width, height = _LABEL + len(blocks) * (_CELL + _GAP), len(names) * (_CELL + _GAP)
+    series = {name: {b: _relative(outcome.distances[b][name]) for b in blocks if name in outcome.distances[b]} for name in names}
+    top = max(share for row in series.values() for share in row.values())
     overall = "".join(f"<tr><td>{escape(name)}</td><td>{_overall(outcome, name):.2%}</td></tr>" for name in names)
-    svg = f'<svg width="{width}" height="{height}" role="img" aria-label="distance by block and input">{"".join(cells)}</svg>'
-    ends = f"from {escape(blocks[0])} to {escape(blocks[-1])}"
     return (
-        f'<div class="wide">{svg}</div>'
-        f'<p class="lead">|result - input| / |input| by block, {ends}; the darkest cell is {top:.2%}.'
-        " Measured on the first 131,072 elements of every merged tensor.</p>"
+        block_map(series, blocks, "distance of the result from every input by block")
+        + f'<p class="lead">|result - input| / |input| by block, from {escape(blocks[0])} to {escape(blocks[-1])}; the darkest cell is'
+        f" {top:.2%}. Measured on the first 131,072 elements of every merged tensor.</p>"
         f"<table><thead><tr><th>input</th><th>distance of the result</th></tr></thead><tbody>{overall}</tbody></table>"
     )
 
 
-def _relative(sums: tuple[float, float] | None) -> float | None:
-    if sums is None:
-        return None
+def _relative(sums: tuple[float, float]) -> float:
     moved, size = sums
     return math.sqrt(moved / size) if size else math.inf if moved else 0.0
 
 
 def _overall(outcome: Outcome, name: str) -> float:
     sums = [block[name] for block in outcome.distances.values() if name in block]
-    return _relative((sum(moved for moved, _ in sums), sum(size for _, size in sums))) or 0.0
-
-
-def _order(block: str) -> list[tuple[int, int | str]]:
-    """Names with numbers in the order of the numbers."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", block) if part]
+    return _relative((sum(moved for moved, _ in sums), sum(size for _, size in sums)))

@@ -1,6 +1,19 @@
 """How all pages look: one sheet, light and dark, nothing from elsewhere."""
 
-__all__ = ["STYLE"]
+from pathlib import Path
+
+from fluxsmith.errors import UsageError
+
+__all__ = ["STYLE", "write_page"]
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page that was asked for; raises UsageError where it cannot be written there."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UsageError("usage.no-page", f"{path} cannot be written: {error.strerror}", fix="give another path") from None
+
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e22; --paper: #fcfcfa; --soft: #6b7078; --line: #dededb; --good: #2e7d4f; }
