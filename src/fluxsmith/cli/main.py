@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "convert": ("convert", "Write a checkpoint in another layout or type."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
     "list": ("list", "List methods, layouts, presets."),
+    "bench": ("bench", "Measure what merge methods do, and write the table."),
     "schema": ("schema", "Print the JSON schema of a recipe, for editors."),
     "doctor": ("doctor", "Show versions, devices and settings, and where each comes from."),
 }
