@@ -7,6 +7,7 @@ checkpoint.py  a file, a folder of shards, or files on the Hub, by headers alone
 pickled.py     torch.save files as extents, without running pickles
 views.py       tensors as lists of byte extents
 shards.py      where every tensor of an output will lie
+located.py     YAML with line and column of everything
 writer.py      temporary file, preallocated, synced, verified, renamed
 references.py  what a user names: paths, pocket/NAME, Hub repositories
 hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256

@@ -7,9 +7,9 @@ from fluxsmith.layouts.table import Row, linear, norm
 __all__ = ["clip_rows", "openclip_rows", "t5_rows"]
 
 
-def _plain(stem: str, suffix: str, rows: str, cols: str, **names: str) -> Row:
+def _plain(stem: str, suffix: str, rows: str, cols: str, diffusers: str = "") -> Row:
     """A row without bias whose last word is `suffix`; an empty one for a tensor that has no last word."""
-    return replace(linear(stem, rows, cols, bias=False, **names), suffixes=(suffix,))
+    return replace(linear(stem, rows, cols, bias=False, diffusers=diffusers or stem), suffixes=(suffix,))
 
 
 def clip_rows(name: str, *, text: str = "text_model.", projection: bool = False) -> tuple[Row, ...]:

@@ -6,7 +6,6 @@ selectors.py    which tensors a number or rule is for
 recipe.py       Recipe, rules, guidance policies
 formula.py      `0.7*dev + 0.3*krea`
 schema.py       the fields of the YAML, strict
-located.py      YAML with line and column of everything
 loading.py      file to Recipe;  saving.py  Recipe to text
 mergeflux.py    what MergeFlux's two scripts mean, as recipes
 presets/        recipes that ship with the package

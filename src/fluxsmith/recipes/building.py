@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.dtypes import dtype_from_name
+from fluxsmith.io.located import Located
 from fluxsmith.io.shards import parse_size
 from fluxsmith.methods import Method, find_method
 from fluxsmith.recipes.expressions import Expression, Model, call, check_option, literal, walk
 from fluxsmith.recipes.formula import parse_formula
-from fluxsmith.recipes.located import Located
 from fluxsmith.recipes.recipe import Guidance, OutputOptions, Recipe, Rule
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule, check_points
 from fluxsmith.recipes.schema import InputEntry, ModelEntry, OutputEntry, RecipeFile, RuleEntry, StepEntry

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
+from fluxsmith.io.located import Located, parse_documents, parse_yaml, read_text, read_yaml
 from fluxsmith.recipes.building import KINDS, Builder, Source
 from fluxsmith.recipes.expressions import model
 from fluxsmith.recipes.formula import parse_formula
-from fluxsmith.recipes.located import Located, parse_documents, parse_yaml, read_text, read_yaml
 from fluxsmith.recipes.mecha import is_mecha, recipe_from_mecha
 from fluxsmith.recipes.mergekit import is_mergekit, recipe_from_mergekit
 from fluxsmith.recipes.recipe import Recipe

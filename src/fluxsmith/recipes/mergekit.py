@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from fluxsmith.errors import UsageError, did_you_mean
+from fluxsmith.io.located import Located
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.expressions import Expression, Model, call, check_option, model
-from fluxsmith.recipes.located import Located
 from fluxsmith.recipes.mergekit_documents import Document, Entry, Where
 from fluxsmith.recipes.mergekit_methods import REQUIRED, ForeignMethod, Parameter
 from fluxsmith.recipes.recipe import OutputOptions, Recipe

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.dtypes import dtype_from_name
-from fluxsmith.recipes.located import Located
+from fluxsmith.io.located import Located
 from fluxsmith.recipes.mergekit_methods import FOREIGN_METHODS, ForeignMethod
 
 __all__ = ["Document", "Entry", "Where"]

@@ -2,14 +2,31 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from fluxsmith.errors import Position, RecipeError
+from fluxsmith.errors import IncompatibleError, Position, RecipeError
 
-__all__ = ["Located", "parse_documents", "parse_yaml", "read_text", "read_yaml"]
+__all__ = ["RECIPE", "Located", "Writing", "parse_documents", "parse_yaml", "read_text", "read_yaml"]
 
 Path_ = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A kind of file that people write, for the errors about it: what codes begin with, their class, how one is mended."""
+
+    area: str
+    error: type[IncompatibleError]
+    not_text: str
+    not_yaml: str
+
+
+RECIPE = Writing(
+    "recipe", RecipeError, "give a recipe file; a checkpoint is named with -m NAME=FILE",
+    "correct that; `fluxsmith new recipe` writes one to start from",
+)  # fmt: skip
 
 
 class Located:
@@ -62,34 +79,33 @@ class Located:
             raise _no_field(key, last)
 
 
-def read_yaml(path: Path) -> Located:
+def read_yaml(path: Path, kind: Writing = RECIPE) -> Located:
     """A YAML file with positions.
 
-    Raises RecipeError with file, line and column where it cannot be read or names a key twice.
+    Raises the error of its kind with file, line and column where it cannot be read or names a key twice.
     """
-    return parse_yaml(read_text(path), str(path))
+    return parse_yaml(read_text(path, kind), str(path), kind)
 
 
-def read_text(path: Path) -> str:
-    """The text of a recipe file; raises RecipeError where it is none."""
+def read_text(path: Path, kind: Writing = RECIPE) -> str:
+    """The text of a file; raises the error of its kind where it is none."""
     try:
         return path.read_text()
     except UnicodeDecodeError:
-        fix = "give a recipe file; a checkpoint is named with -m NAME=FILE"
-        raise RecipeError("recipe.not-text", f"{path} is not a text file", facts={"file": path}, fix=fix) from None
+        raise kind.error(f"{kind.area}.not-text", f"{path} is not a text file", facts={"file": path}, fix=kind.not_text) from None
 
 
-def parse_yaml(text: str, file: str) -> Located:
+def parse_yaml(text: str, file: str, kind: Writing = RECIPE) -> Located:
     """The same for text that stands elsewhere, such as in the metadata of a file."""
-    return _located(text, file, lambda: [_yaml().load(text)])[0]
+    return _located(text, file, lambda: [_yaml().load(text)], kind)[0]
 
 
 def parse_documents(text: str, file: str) -> list[Located]:
     """The same for a text of several documents with `---` between them."""
-    return _located(text, file, lambda: list(_yaml().load_all(text)))
+    return _located(text, file, lambda: list(_yaml().load_all(text)), RECIPE)
 
 
-def _located(text: str, file: str, read: Callable[[], list[Any]]) -> list[Located]:
+def _located(text: str, file: str, read: Callable[[], list[Any]], kind: Writing) -> list[Located]:
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     lines = text.splitlines()
@@ -98,13 +114,12 @@ def _located(text: str, file: str, read: Callable[[], list[Any]]) -> list[Locate
     except MarkedYAMLError as error:
         mark = error.problem_mark
         at = Position(file, mark.line + 1, mark.column + 1, lines[mark.line] if mark.line < len(lines) else "") if mark else None
-        code = "recipe.duplicate-key" if "duplicate key" in str(error) else "recipe.bad-yaml"
+        code = "duplicate-key" if "duplicate key" in str(error) else "bad-yaml"
         problem = (error.problem or "not YAML").split("\n")[0]
-        raise RecipeError(code, problem, at=at, facts={} if at else {"file": file}) from None
+        raise kind.error(f"{kind.area}.{code}", problem, at=at, facts={} if at else {"file": file}) from None
     except (YAMLError, ValueError, RecursionError) as error:  # control characters; values that their type cannot hold; endless nesting
         facts = {"file": file, "cause": str(error).split("\n")[0]}
-        fix = "correct that; `fluxsmith new recipe` writes one to start from"
-        raise RecipeError("recipe.bad-yaml", f"{file} is not YAML", facts=facts, fix=fix) from None
+        raise kind.error(f"{kind.area}.bad-yaml", f"{file} is not YAML", facts=facts, fix=kind.not_yaml) from None
     found: list[Located] = []
     for data in documents:
         places: dict[Path_, tuple[int, int]] = {}
