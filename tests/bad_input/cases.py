@@ -52,13 +52,17 @@ class Yard:
         """Arguments of a merge of `first` with a sound checkpoint (or `b`) over the older output."""
         return ["merge", formula, "-m", f"a={first}", "-m", f"b={b or self.tiny.b}", "-o", output or self.target, "--force", *more]
 
-    def recipe(self, text: str, *more: object) -> Arguments:
+    def recipe(self, text: str, *more: object, name: str = "recipe.yaml") -> Arguments:
         """Arguments of a merge by a recipe file; `{a}`, `{b}`, `{c}` and `{schnell}` in the text are checkpoints."""
-        file = self.inputs / "recipe.yaml"
+        file = self.inputs / name
+        file.write_text(self.filled(text))
+        return ["merge", file, "-o", self.target, "--force", *more]
+
+    def filled(self, text: str) -> str:
+        """A text with the paths of checkpoints in it."""
         for name in ("a", "b", "c", "schnell"):
             text = text.replace(f"{{{name}}}", str(getattr(self.tiny, name)))
-        file.write_text(text)
-        return ["merge", file, "-o", self.target, "--force", *more]
+        return text
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,16 @@ def _bytes(content: bytes) -> Callable[[Yard], Arguments]:
     return arrange
 
 
+def _with_file(name: str, text: str, recipe: str) -> Callable[[Yard], Arguments]:
+    """A recipe with another file beside it."""
+
+    def arrange(yard: Yard) -> Arguments:
+        (yard.inputs / name).write_text(yard.filled(text))
+        return yard.recipe(recipe)
+
+    return arrange
+
+
 def _recipe_folder(yard: Yard) -> Arguments:
     (yard.inputs / "folder.yaml").mkdir()
     return ["merge", yard.inputs / "folder.yaml", "-o", yard.target, "--force"]
@@ -56,6 +66,8 @@ def at(line: int, column: int, *words: str) -> Sequence[str]:
 
 
 LINEAR = "merge:\n  method: linear\n  inputs: [a, b]\n"
+KARCHER = "merge:\n  method: karcher\n  inputs: [a, b]\n"
+WEIGHTED = "merge:\n  method: weighted_sum"
 TIES = "merge:\n  method: ties\n  base: a\n  inputs: [b]\n"
 BASE = "  missing: base\n"
 
@@ -142,7 +154,21 @@ RECIPES = [
     ),
     Case("density of text", _merge(TIES + "  density: half\n"), 4, "recipe.bad-value", at(9, 3, "`density`", "half")),
     Case("density above one", _merge(TIES + "  density: 1.5\n"), 4, "recipe.bad-value", at(9, 3, "`density`", "1.5")),
-    Case("density of a list", _merge(TIES + "  density: [0.2, 0.8]\n"), 4, "recipe.bad-value", at(9, 3, "`density`")),
+    Case(
+        "densities of another count", _merge(TIES + "  density: [0.2, 0.8]\n"),
+        4, "recipe.wrong-length", at(9, 3, "`density`", "2 are given"),
+    ),
+    Case(
+        "density of an input above one", _merge("merge:\n  method: ties\n  base: a\n  inputs: [{model: b, density: 1.5}]\n"),
+        4, "recipe.bad-value", at(8, 23, "`density`", "1.5"),
+    ),
+    Case("negative density", _merge(TIES + "  density: -0.1\n"), 4, "recipe.bad-value", at(9, 3, "`density`", "-0.1")),
+    Case("density that is no number", _merge(TIES + "  density: .nan\n"), 4, "recipe.bad-value", at(9, 3, "`density`", "nan")),
+    Case("whole number with a part", _merge(KARCHER + "  iterations: 2.5\n"), 4, "recipe.bad-value", at(8, 3, "`iterations`", "2.5")),
+    Case(
+        "option per input that is none", _merge(WEIGHTED + "\n  inputs: [a, {model: b, alpha: 0.4}]\n"),
+        4, "recipe.unknown-key", at(7, 26),
+    ),
     Case("density that is true", _merge(TIES + "  density: true\n"), 4, "recipe.bad-value", at(9, 3, "`density`")),
     Case("word that is none", _merge(TIES + "  sign: loudest\n"), 4, "recipe.bad-value", at(9, 3, "`sign`", "magnitude, count", "loudest")),
     Case("switch that is a word", _merge(TIES + "  normalize: 'yes'\n"), 4, "recipe.bad-value", at(9, 3, "`normalize`")),
@@ -182,7 +208,7 @@ RECIPES = [
     Case("base of a formula", _merge("merge: {formula: 0.5*a + 0.5*b, base: a}\n"), 4, "recipe.formula-and-method", at(5, 1)),
     Case(
         "weights given twice", _merge("merge:\n  method: linear\n  inputs: [a, {model: b, weight: 0.4}]\n  weights: [0.5, 0.5]\n"),
-        4, "recipe.no-weights", at(7, 26, "twice"),
+        4, "recipe.no-weights", at(8, 3, "twice"),
     ),
     Case(
         "rules in a step", _merge("steps:\n  s: {method: linear, inputs: [a, b], rules: []}\nmerge: s\n"),
@@ -217,6 +243,29 @@ RECIPES = [
         4, "recipe.no-contribution", at(4,
         3, "`b`"),
     ),
+    # Includes, and recipes as models
+    Case("include of nothing", _merge("include: [more.yaml]\n" + LINEAR), 4, "recipe.no-file", at(5, 11, "more.yaml")),
+    Case("include of itself", _merge("include: [recipe.yaml]\n" + LINEAR), 4, "recipe.cycle", at(5, 11, "recipe.yaml")),
+    Case(
+        "include with a merge", _with_file("more.yaml", "fluxsmith: 1\nmerge: a\n", HEAD + "include: [more.yaml]\n" + LINEAR),
+        4, "recipe.not-included", at(5, 11, "`merge`"),
+    ),
+    Case(
+        "include of a name that is there",
+        _with_file("more.yaml", "fluxsmith: 1\nmodels: {a: {c}}\n", HEAD + "include: [more.yaml]\n" + LINEAR),
+        4, "recipe.duplicate-name", at(3, 3, "`a`"),
+    ),
+    Case(
+        "recipe as a model that is not there", _merge("  r: {recipe: no.yaml}\nmerge: 0.5*a + 0.5*r + 0*b\n"),
+        4, "recipe.no-file", at(5, 3),
+    ),
+    Case("recipe that is its own model", _merge("  r: {recipe: recipe.yaml}\nmerge: 0.5*a + 0.5*r\n"), 4, "recipe.cycle", at(5, 3)),
+    Case(
+        "recipe with rules as a model", _with_file("in.yaml", "fluxsmith: 1\nmodels: {x: {c}}\nmerge: {formula: x, missing: base}\n",
+        HEAD + "  r: {recipe: in.yaml}\nmerge: 0.5*a + 0.5*r + 0*b\n"), 4, "recipe.not-in-a-step", at(5, 3),
+    ),
+    Case("model of both kinds", _merge("  r: {recipe: x.yaml, checkpoint: y}\nmerge: r\n"), 4, "recipe.bad-value", at(5, 3, "one of them")),
+    Case("only numbers", _text("fluxsmith: 1\nsteps: {s: {literal: 0.5}}\nmerge: s\n"), 4, "recipe.wrong-space", ["a weight"], fix=False),
     # Numbers per block
     Case(
         "selector of a block that is not there", _merge(TIES + "  density: {default: 0.5, double.7: 0.1}\n"),
@@ -287,7 +336,13 @@ RECIPES = [
         4, "recipe.unknown-option", ["`densty`", "did you mean `density`?"],
     ),
     Case("option without a name", _formula("ties(a, b, **{'density': 0.4})"), 4, "recipe.bad-formula", ["^"]),
-    Case("option that is a sum", _formula("ties(a, b, density=a)"), 4, "recipe.bad-formula", ["^"]),
+    Case("option that is a model", _formula("ties(a, b, density=a)"), 4, "recipe.bad-value", ["`density`", "such as a", "^"]),
+    Case("mask that is a model", _formula("weighted_sum(a, b, alpha=a)"), 4, "recipe.wrong-space", ["takes a param where a is a weight"]),
+    Case("mask that is added", _formula("a + train_difference_mask(a, b, a)"), 4, "recipe.wrong-space", ["no weights (param)"]),
+    Case("result that is a mask", _formula("train_difference_mask(a, b, a)"), 4, "recipe.wrong-space", ["must be a weight"], fix=False),
+    Case("fallback to a delta", _formula("a | (b - a)"), 4, "recipe.wrong-space", ["weight", "delta"]),
+    Case("component without a name", _formula("component(a) + 0*b"), 4, "recipe.bad-formula", ["component(dev"]),
+    Case("literal of a model", _formula("weighted_sum(a, b, alpha=literal(a))"), 4, "recipe.bad-formula", ["a literal is a number"]),
     Case("option that cannot be a value", _formula("ties(a, b, density={[]: 1})"), 4, "recipe.bad-formula", ["^"]),
     Case("weights as one number in a formula", _formula("linear(a, b, weights=0.5)"), 4, "recipe.bad-value", ["`weights`"]),
     Case("weights of another count", _formula("linear(a, b, weights=[0.5])"), 4, "recipe.wrong-length", ["2 numbers", "1 are given"]),

@@ -5,6 +5,7 @@ import pytest
 from bad_input.cases import Case, Yard
 from bad_input.files import FILES
 from bad_input.folders import FOLDERS
+from bad_input.foreign_recipes import FOREIGN_RECIPES
 from bad_input.models import MODELS
 from bad_input.outputs import OUTPUTS
 from bad_input.recipes import RECIPES
@@ -13,7 +14,10 @@ from bad_input.values import VALUES
 from support.cli_runs import CliRun, run_cli
 from support.folder_pictures import picture
 
-TABLE = {"file": FILES, "folder": FOLDERS, "model": MODELS, "value": VALUES, "output": OUTPUTS, "recipe": RECIPES, "usage": USAGE}
+TABLE = {
+    "file": FILES, "folder": FOLDERS, "model": MODELS, "value": VALUES, "output": OUTPUTS, "recipe": RECIPES,
+    "foreign recipe": FOREIGN_RECIPES, "usage": USAGE,
+}  # fmt: skip
 CASES = [pytest.param(case, id=f"{kind}: {case.name}") for kind, cases in TABLE.items() for case in cases]
 
 

@@ -107,6 +107,10 @@ class _Reader:
         if unknown:
             names = ", ".join(node.name for node in self._models.values())
             raise UsageError("usage.unknown-model", f"the recipe has no model `{unknown[0]}`", facts={"models": names})
+        used = {node.name for node in root.models()}
+        for node in self._models.values():
+            if node.name not in used:
+                raise RecipeError("recipe.unused-model", f"model `{node.name}` is not used", at=node.at)
         return Recipe(root, output=OutputOptions(dtype=dtype), seed=self._seed)
 
     def _tokens(self, line: str) -> list[_Token]:
