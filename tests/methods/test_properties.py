@@ -9,7 +9,9 @@ import pytest
 import torch
 
 import fluxsmith as fs
+from fluxsmith.engine.in_memory import load_state_dict
 from fluxsmith.recipes.expressions import Expression
+from fluxsmith.recipes.recipe import Recipe
 from support.in_memory import SHAPES, Tensors, as_models, merged, small_tiles, tuned
 
 Build = Callable[..., Expression]
@@ -84,6 +86,10 @@ CALLS: dict[str, Build] = {
 #: Whose numbers are sums over tiles, which are rounded in another order where the tiles are others.
 SUMMED = {"dare_linear, l1", "della, tensor, l1", "sce", "karcher", "multislerp", "nuslerp", "nuslerp, columns", "geometric_median",
           "ties_median", "model_stock", "ties_stock, tensor", "perpendicular", "add_cosine_a", "add_cosine_b"}  # fmt: skip
+
+#: Whose elements are in or out by a comparison, which another rounding may turn.
+THRESHOLDS = {"breadcrumbs", "breadcrumbs_ties", "sce", "ties_median", "ties_stock", "ties_stock, tensor", "arcee_fusion", "ram", "ram_plus",
+              "consensus", "magmax", "della", "della, tensor, l1", "della_linear", "top_k_tensor_sum", "multiply_quotient", "geometric_sum"}  # fmt: skip
 
 
 def far(found: Tensors, expected: Tensors) -> float:
@@ -199,3 +205,14 @@ def test_sums_over_tiles_do_not_depend_on_threads(order: Sequence[int]) -> None:
         found.visit(i, [tiles[i]])
     assert not found.finish_pass()
     assert torch.equal(found.value()[0], torch.stack([t[0].double() for t in tiles]).sum(0))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arithmetic_in_bf16_is_near(name: str) -> None:
+    """`compute: bf16` rounds every step; the result is that of float32 to a few bits, in the type of the inputs."""
+    inputs = [{key: tensor.bfloat16() for key, tensor in tensors.items()} for tensors in tuned(3, seed=6, spread=0.5)]
+    wish = CALLS[name](*as_models(inputs))
+    found = load_state_dict(Recipe(wish, structural=True, compute="bf16"))[0]
+    assert all(found[key].dtype == torch.bfloat16 and found[key].isfinite().all() for key in inputs[0])
+    if name not in THRESHOLDS:
+        assert far({key: t.float() for key, t in found.items()}, {key: t.float() for key, t in merged(wish).items()}) < 0.2

@@ -19,9 +19,11 @@ def clamp(a: Same, *bounds: Same, stiffness: Share = 0.0) -> Same:
         low, high = torch.minimum(low, bound), torch.maximum(high, bound)
     if stiffness:
         mean = torch.stack(bounds).mean(0)
-        inner_high, inner_low = high, low
+        inner_high, inner_low, far = high, low, torch.finfo(a.dtype).max / 2
         for bound in bounds:
-            inner_high = torch.where(bound >= mean, torch.minimum(inner_high, bound), inner_high)
-            inner_low = torch.where(bound <= mean, torch.maximum(inner_low, bound), inner_low)
+            # Bounds on the other side of the mean are moved out of the way; what is not moved stays exact.
+            below, above = (f(bound, mean, out=torch.empty_like(bound)).mul_(far) for f in (torch.lt, torch.gt))
+            inner_high = torch.minimum(inner_high, below.add_(bound))
+            inner_low = torch.maximum(inner_low, bound - above)
         high, low = high.lerp(inner_high, stiffness), low.lerp(inner_low, stiffness)
     return torch.minimum(torch.maximum(a, low), high)

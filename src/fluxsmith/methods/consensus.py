@@ -17,13 +17,16 @@ def consensus(
     The mask of model i has the elements with |d_i| > strictness * |sum_j d_j - d_i|: those where the sum is near to
     what it learned. `agreeing` 1 drops what serves nobody, 2 (the paper) also what serves a single model.
     """
+    import torch
+
     found = deltas(base, *models)
     total = found[0].clone()
     for delta in found[1:]:
         total.add_(delta)
     votes = None
     for delta in found:
-        mask = (total - delta).abs_().mul_(-strictness).add_(delta.abs()).sign_().relu_()
+        rest = (total - delta).abs_().mul_(strictness)
+        mask = torch.gt(delta.abs_(), rest, out=rest)
         votes = mask if votes is None else votes.add_(mask)
     assert votes is not None
-    return base.addcmul(total, votes.sub_(agreeing - 0.5).sign_().relu_(), value=scale)
+    return base.addcmul(total, torch.ge(votes, agreeing, out=votes), value=scale)

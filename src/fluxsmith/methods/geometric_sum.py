@@ -19,8 +19,8 @@ def geometric_sum(a: Same, b: Same, *, alpha: float | Param = 0.5) -> Same:
     import torch
 
     size = a.abs().pow_(1 - alpha).mul_(b.abs().pow_(alpha))
-    turn = (a < 0).to(a.dtype).mul_(1 - alpha).add_((b < 0).to(a.dtype).mul_(alpha))
-    return torch.where(turn == 0, size, turn.mul_(math.pi).cos_().mul_(size))
+    below_a, below_b = (torch.lt(t, 0, out=torch.empty_like(t)) for t in (a, b))
+    return below_a.mul_(1 - alpha).add_(below_b.mul_(alpha)).mul_(math.pi).cos_().mul_(size)
 
 
 @merge_method(paper=_PAPER)
@@ -31,9 +31,10 @@ def multiply_quotient(a: Weight, b: Weight, c: Weight, *, alpha: float | Param =
     """
     import torch
 
-    x, y = (t.abs().log_() - c.abs().log() for t in (a, b))
+    size = c.abs().log_()
+    x, y = (t.abs().log_().sub_(size) for t in (a, b))
     largest = torch.maximum(x.abs(), y.abs())
     power = (x / largest).mul_(y / largest).neg_().nan_to_num_(nan=0.0).relu_().mul_(alpha)
-    turned = torch.where((b < 0) != (c < 0), math.pi, 0.0).to(a.dtype)
+    turned = torch.lt(b * c.sign(), 0, out=torch.empty_like(a)).mul_(math.pi)
     found = (power * y).exp_().mul_(a).mul_(turned.mul_(power).cos_())
     return torch.where(found.isfinite() & (power > 0), found, a)

@@ -17,9 +17,9 @@ def _changed(base: Weight, models: Sequence[Weight], epsilon: float) -> tuple[li
     import torch
 
     kept = [torch.nn.functional.hardshrink(delta, epsilon) for delta in deltas(base, *models)]
-    count = kept[0].sign().abs_()
+    count = torch.ne(kept[0], 0, out=torch.empty_like(base))
     for delta in kept[1:]:
-        count.add_(delta.sign().abs_())
+        count.add_(torch.ne(delta, 0, out=torch.empty_like(base)))
     return kept, count
 
 

@@ -24,7 +24,8 @@ def row_ranks(rows: "Tensor") -> "Tensor":
     keys <<= np.uint64(32)
     keys |= np.arange(width, dtype=np.uint64)
     keys.sort(axis=1)
-    places = (keys & np.uint64(0xFFFFFFFF)).view(np.int64)
+    keys &= np.uint64(0xFFFFFFFF)
+    places = keys.view(np.int64)
     places += (np.arange(count, dtype=np.int64) * width)[:, None]
     ranks = np.empty(count * width, np.float32)
     steps = (np.arange(width, dtype=np.float32) + np.float32(0.5)) / np.float32(width)
