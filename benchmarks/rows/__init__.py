@@ -4,6 +4,7 @@ linear.py     the linear merge: time, memory, hashing
 peers.py      the same merge by sd-mecha, mergekit and MergeFlux
 mecha.py      a recipe of sd-mecha, run by both
 ties.py       TIES: time, memory, thresholds
+methods.py    merge methods by the bytes that they move; DELLA and breadcrumbs beside `cp`
 whole.py      methods on whole matrices: planned and measured memory
 layouts.py    inputs of two layouts, outputs of every layout
 program.py    the program itself: `plan` and `--help`
@@ -13,7 +14,7 @@ full_size.py  12 B: memory (last, as its outputs need the room of all other inpu
 from collections.abc import Callable, Mapping
 
 from benchmarks.bench import Bench, Section
-from benchmarks.rows import full_size, layouts, linear, mecha, peers, program, ties, whole
+from benchmarks.rows import full_size, layouts, linear, mecha, methods, peers, program, ties, whole
 
 __all__ = ["GROUPS"]
 
@@ -22,6 +23,7 @@ GROUPS: Mapping[str, Callable[[Bench], Section]] = {
     "peers": peers.measure,
     "mecha": mecha.measure,
     "ties": ties.measure,
+    "methods": methods.measure,
     "whole": whole.measure,
     "layouts": layouts.measure,
     "program": program.measure,

@@ -15,6 +15,8 @@ FORMULAS = {
     "truncate_rank": "base + truncate_rank(a - b, rank=16)",
     "truncate_kronecker": "base + truncate_kronecker(a - b)",
     "subspace_boost": "base + subspace_boost(a - b)",
+    "crossover": "base + crossover(a, b, tilt=0.3) - a",
+    "top_k_tensor_sum": "base + top_k_tensor_sum(a, b, width=0.7) - a",
 }
 SIZE, SMALL = 3072, 256
 WITHIN = 0.10

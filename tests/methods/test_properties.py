@@ -88,8 +88,10 @@ SUMMED = {"dare_linear, l1", "della, tensor, l1", "sce", "karcher", "multislerp"
           "ties_median", "model_stock", "ties_stock, tensor", "perpendicular", "add_cosine_a", "add_cosine_b"}  # fmt: skip
 
 #: Whose elements are in or out by a comparison, which another rounding may turn.
-THRESHOLDS = {"breadcrumbs", "breadcrumbs_ties", "sce", "ties_median", "ties_stock", "ties_stock, tensor", "arcee_fusion", "ram", "ram_plus",
-              "consensus", "magmax", "della", "della, tensor, l1", "della_linear", "top_k_tensor_sum", "multiply_quotient", "geometric_sum"}  # fmt: skip
+THRESHOLDS = {
+    "breadcrumbs", "breadcrumbs_ties", "sce", "ties_median", "ties_stock", "ties_stock, tensor", "arcee_fusion", "ram", "ram_plus",
+    "consensus", "magmax", "della", "della, tensor, l1", "della_linear", "top_k_tensor_sum", "multiply_quotient", "geometric_sum",
+}  # fmt: skip
 
 
 def far(found: Tensors, expected: Tensors) -> float:
