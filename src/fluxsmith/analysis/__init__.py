@@ -5,6 +5,7 @@
     reading.py     FLUX.1 read as far as it goes, with what is missing
     difference.py  two checkpoints compared tensor by tensor, in any layouts
     values.py      magnitudes, zeros and non-finite values of one checkpoint
+    examples.py    examples to measure a model on, from the pocket world or a file
     survey.py      numbers per tile of many tensors, streamed by the engine's threads
 
 Importing any of these files imports no torch; looking at values does.

@@ -67,7 +67,7 @@ def _outside(common: Delta, others: Delta | None, delta: Delta) -> tuple[Delta, 
 
 def _memory(rows: int, columns: int, inputs: int) -> float:
     apart = (inputs + 2) * rows * columns + svd_elements(rows, columns)
-    joined = 2 * rows * columns + orthogonal_factor_elements(rows, columns)
+    joined = 4.5 * rows * columns + orthogonal_factor_elements(rows, columns)
     return max(apart, joined)
 
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["regmean"]
 
-#: Added to the diagonal, as a part of its mean: inputs that were zero in all samples, where any answer is as good, are averaged.
-_RIDGE = 1e-7
+#: Added to the diagonal, as a part of the matrix's norm: what float32 rounds, so that directions which no sample had are
+#: averaged and not decided by rounding. The next one is taken where a matrix is still not positive.
+_RIDGES = (3e-7, 3e-5, 3e-3)
 
 
 def _softened(gram: Tensor, alpha: float, weight: float) -> Tensor:
@@ -23,8 +24,22 @@ def _softened(gram: Tensor, alpha: float, weight: float) -> Tensor:
     return soft
 
 
+def _solved(total: Tensor, moved: Tensor) -> Tensor:
+    """moved @ total^-1; `total` is changed."""
+    import torch
+
+    norm = float(torch.linalg.matrix_norm(total)) or 1.0
+    first, *others = _RIDGES
+    total.diagonal().add_(norm * first)
+    factor, failed = torch.linalg.cholesky_ex(total)
+    while failed and others:
+        total.diagonal().add_(norm * others.pop(0))
+        factor, failed = torch.linalg.cholesky_ex(total)
+    return torch.cholesky_solve(moved.mT, factor).mT
+
+
 def _memory(rows: int, columns: int, inputs: int) -> float:
-    return 4 * columns * columns + 5 * rows * columns
+    return 7 * columns * columns + 9 * rows * columns
 
 
 @merge_method(whole=True, workspace=_memory, paper="Jin et al. 2022, Dataless Knowledge Fusion (arXiv 2212.09849)")
@@ -52,7 +67,4 @@ def regmean(*models: Weight, grams: PerInputParam = (), weights: PerInput = (), 
         total.add_(soft)
         moved.add_((model - mean).float() @ soft)
         del soft
-    total.diagonal().add_(total.diagonal().mean() * _RIDGE)
-    factor = torch.linalg.cholesky(total)
-    del total
-    return mean.add_(torch.cholesky_solve(moved.mT, factor).mT)
+    return mean.add_(_solved(total, moved))

@@ -29,7 +29,7 @@ def _merge(deltas: Iterable[Delta], count: int) -> Delta:
 
 @merge_method(
     whole=True,
-    workspace=lambda rows, columns, inputs: 2 * rows * columns + orthogonal_factor_elements(rows, columns),
+    workspace=lambda rows, columns, inputs: 3 * rows * columns + orthogonal_factor_elements(rows, columns),
     paper="Gargiulo et al. 2024, Task Singular Vectors (arXiv 2412.00081)",
 )
 def tsv_merge(base: Weight, *models: Weight, weights: PerInput = (), scale: float = 1.0) -> Weight:
