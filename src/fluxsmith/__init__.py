@@ -11,6 +11,7 @@ Every merge method (`fluxsmith list methods`) is a function of this module; impo
 
 from typing import TYPE_CHECKING, Any
 
+from fluxsmith import recipes
 from fluxsmith.api import load, load_recipe, load_state_dict, merge, plan
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.methods.base import (
@@ -39,7 +40,7 @@ __version__ = VERSION
 __all__ = [
     "Between", "Delta", "Each", "EachShare", "FluxsmithError", "Masks", "Measured", "Param", "PerInput", "PerInputParam", "Same", "Share",
     "Weight", "__version__", "adapter", "component", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method", "model",
-    "omit", "plan", "state_dict",
+    "omit", "plan", "recipes", "state_dict",
 ]  # fmt: skip
 
 

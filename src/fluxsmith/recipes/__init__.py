@@ -7,11 +7,15 @@ recipe.py       Recipe, rules, guidance policies
 formula.py      `0.7*dev + 0.3*krea`
 schema.py       the fields of the YAML, strict
 loading.py      file to Recipe;  saving.py  Recipe to text
+files.py        fs.recipes.load and save, by suffix
+mecha.py        sd-mecha's `.mecha`, read;  mecha_methods.py  its methods as ours;  mecha_writing.py  written
+mergekit.py     mergekit's YAML, read;  mergekit_documents.py  its fields;  mergekit_methods.py  its methods as ours
 mergeflux.py    what MergeFlux's two scripts mean, as recipes
 presets/        recipes that ship with the package
 """
 
 from fluxsmith.recipes.expressions import Expression, Model, model
+from fluxsmith.recipes.files import load, save
 from fluxsmith.recipes.recipe import Guidance, OutputOptions, Recipe, Rule
 
-__all__ = ["Expression", "Guidance", "Model", "OutputOptions", "Recipe", "Rule", "model"]
+__all__ = ["Expression", "Guidance", "Model", "OutputOptions", "Recipe", "Rule", "load", "model", "save"]
