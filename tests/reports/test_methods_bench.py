@@ -1,7 +1,7 @@
 """`fluxsmith bench methods`: every method is called rightly, searched within bounds, scored once, and shown as it is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from fluxsmith.pocket.checkpoints import LEARNED
 from fluxsmith.recipes.expressions import Call
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.reports.methods_bench import bench as running
+from fluxsmith.reports.methods_bench import statistics_inputs
 from fluxsmith.reports.methods_bench.bench import Bench, Row, run_bench
-from fluxsmith.reports.methods_bench.calls import express, pocket_family, why_not
+from fluxsmith.reports.methods_bench.calls import express, why_not
+from fluxsmith.reports.methods_bench.family import pocket_family
 from fluxsmith.reports.methods_bench.records import Record, Records
 from fluxsmith.reports.methods_bench.scoring import FINAL, SEARCH, merged_recipe, standard_error
 from fluxsmith.reports.methods_bench.settings import MOST_TRIALS, axes, search, setting_text
@@ -32,6 +34,14 @@ def tensors(expression: Any) -> dict[str, torch.Tensor]:
     return load_state_dict(merged_recipe(expression).with_output(dtype="F32"))[0]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_examples() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics_inputs, "EXAMPLES", 2)
+        yield
+        statistics_inputs._file.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.mark.parametrize("name", APPLY)
 def test_every_method_that_applies_gives_a_weight_at_its_default_and_at_every_value_searched(name: str) -> None:
     family, method = pocket_family("base", TUNED), METHODS[name]
@@ -41,11 +51,11 @@ def test_every_method_that_applies_gives_a_weight_at_its_default_and_at_every_va
         assert node.space == "weight"
         used = {model.name for model in Recipe(node).models()}
         assert used >= set(TUNED)
-        assert used <= {"base", *TUNED}
+        assert {model for model in used if " of " not in model} <= {"base", *TUNED}  # the others are statistics
 
 
 def test_methods_that_do_not_apply_are_told_with_a_reason() -> None:
-    assert {"linear", "ties", "task_arithmetic", "dare_ties", "slerp"} <= set(APPLY)
+    assert {"linear", "ties", "task_arithmetic", "dare_ties", "slerp", "model_stock", "regmean"} <= set(APPLY)
     assert why_not(METHODS["add_difference"]) == "takes three models, not any number of models"
     with pytest.raises(RecipeError, match="guidance layers"):
         express(METHODS["bake_guidance"], pocket_family("base", TUNED), {})
@@ -160,7 +170,7 @@ def test_the_page_sorts_children_and_names_what_is_missing() -> None:
     assert [line.split(" | ")[0].strip("| ") for line in children] == [
         "ties", "task_arithmetic", "useless", "ties", "linear", "task_arithmetic",
     ]  # fmt: skip
-    assert "`slerp` takes two models" in page
+    assert "`slerp`: takes two models" in page
     assert "`wudi`: no such layer" in page
 
 

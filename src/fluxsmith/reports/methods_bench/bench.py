@@ -14,7 +14,8 @@ from fluxsmith.hub import pocket_folder
 from fluxsmith.io.hashing import content_hash
 from fluxsmith.methods import METHODS, Method
 from fluxsmith.pocket.checkpoints import CHECKPOINTS, LEARNED
-from fluxsmith.reports.methods_bench.calls import call_of, express, pocket_family, why_not
+from fluxsmith.reports.methods_bench.calls import call_of, express, why_not
+from fluxsmith.reports.methods_bench.family import pocket_family
 from fluxsmith.reports.methods_bench.records import Record, Records, key_of
 from fluxsmith.reports.methods_bench.scoring import FINAL, QUICK_FINAL, QUICK_SEARCH, SEARCH, Scoring, merged_recipe, score
 from fluxsmith.reports.methods_bench.settings import MOST_TRIALS, search
@@ -42,12 +43,15 @@ class Row:
 class Bench:
     """All results: `references` (base, parents, their average), `rows` of methods; what did not apply, and what failed.
 
+    Rows are scored as `scoring` says, settings searched as `searched` says, with at most `trials` for a method.
     `seconds` is the processor time of merging and scoring, in earlier runs too.
     """
 
     tuned: Sequence[str]
     skills: Sequence[str]
     scoring: Scoring
+    searched: Scoring = SEARCH
+    trials: int = MOST_TRIALS
     references: list[Row] = field(default_factory=list[Row])
     rows: list[Row] = field(default_factory=list[Row])
     skipped: dict[str, str] = field(default_factory=dict[str, str])
@@ -72,8 +76,8 @@ def run_bench(
     _check_names(methods, list(METHODS), "merge method", "fluxsmith list methods")
     chosen = _applicable(methods)
     skills = ["plain", *(LEARNED[name] for name in tuned)]
-    bench = Bench(tuned, skills, QUICK_FINAL if quick else FINAL)
-    maker = _Maker(Records(records), bench, QUICK_SEARCH if quick else SEARCH, most=2 if quick else MOST_TRIALS)
+    bench = Bench(tuned, skills, QUICK_FINAL, QUICK_SEARCH, trials=2) if quick else Bench(tuned, skills, FINAL)
+    maker = _Maker(Records(records), bench)
     for name in (BASE, *tuned):
         bench.references.append(Row(name, "reference", maker.parent(name)))
         say(f"{name}  {_means(bench.references[-1:])}")
@@ -106,7 +110,7 @@ def _try(maker: _Maker, method: Method) -> list[Row]:
     default = maker.child(method, {}, maker.bench.scoring)
     if default.error:
         return []
-    options = search(method, maker.mean_of(method), maker.most)
+    options = search(method, maker.mean_of(method), maker.bench.trials)
     if not options:
         return [Row(method.name, "default and best", default)]
     best = maker.child(method, options, maker.bench.scoring)
@@ -118,9 +122,9 @@ def _try(maker: _Maker, method: Method) -> list[Row]:
 class _Maker:
     """Makes and scores models, each once."""
 
-    def __init__(self, records: Records, bench: Bench, searched: Scoring, most: int) -> None:
-        self.bench, self.most = bench, most
-        self._records, self._searched, self._used = records, searched, set[str]()
+    def __init__(self, records: Records, bench: Bench) -> None:
+        self.bench = bench
+        self._records, self._used = records, set[str]()
         self._family = pocket_family(BASE, bench.tuned)
         files = {name: pocket_folder() / name / "transformer" / "diffusion_pytorch_model.safetensors" for name in CHECKPOINTS}
         self._hashes = {name: content_hash(str(path)) for name, path in files.items()}
@@ -139,7 +143,7 @@ class _Maker:
         """What the search asks: the mean over skills on the seeds of the search."""
 
         def mean(options: Mapping[str, Any]) -> float | None:
-            record = self.child(method, options, self._searched)
+            record = self.child(method, options, self.bench.searched)
             return None if record.error else record.mean
 
         return mean

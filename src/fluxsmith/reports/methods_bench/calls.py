@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from fluxsmith.errors import RecipeError
 from fluxsmith.methods import Method
-from fluxsmith.recipes.expressions import Expression, model
+from fluxsmith.recipes.expressions import Expression
+from fluxsmith.reports.methods_bench.family import Call, Family
+from fluxsmith.reports.methods_bench.statistics_inputs import with_statistics
 
-__all__ = ["CALLS", "SKIPPED", "Family", "call_of", "express", "pocket_family", "why_not"]
-
-
-@dataclass(frozen=True)
-class Family:
-    """A base and what was trained from it, as nodes of a recipe."""
-
-    base: Expression
-    tuned: Sequence[Expression]
-
-
-Call = Callable[[Method, Family, Mapping[str, Any]], Expression]
-"""Makes the node of a method from a family and the method's options.
-
-A method that needs more than weights (importances, statistics of activations) has its own: it makes them from the family,
-by forward passes where it must, and gives them to the method as `state_dict(tensors, name=..., holds="param")`.
-"""
-
-
-def pocket_family(base: str, tuned: Sequence[str]) -> Family:
-    """The pocket checkpoints of these names."""
-    return Family(model(f"pocket/{base}", name=base), [model(f"pocket/{name}", name=name) for name in tuned])
+__all__ = ["CALLS", "SKIPPED", "call_of", "express", "why_not"]
 
 
 def express(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
@@ -63,15 +43,18 @@ def why_not(method: Method) -> str | None:
         return f"takes {_number(len(fixed))}, not any number of models"
     if method.inputs[-1].space == "param" or method.returns == "param":
         return "works on numbers that are no weights"
-    if any(i.name != "base" or i.space not in ("weight", "same") for i in fixed):
-        return f"wants `{next(i.name for i in fixed if i.name != 'base' or i.space not in ('weight', 'same'))}` beside a base"
-    required = [option.name for option in method.options.values() if option.required]
-    return f"has no default for `{required[0]}`" if required else None
+    if any(i.space == "param" for i in fixed):
+        return "wants more than a base and models"
+    missing = [option.name for option in method.options.values() if option.required or option.kind == "tensor"]
+    return f"needs `{missing[0]}`, which the bench does not know how to make" if missing else None
 
 
 def _by_signature(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
-    """`method(base, *models)`, `method(*models)`, or the same over deltas and added to the base."""
-    fixed = [family.base for i in method.inputs if not i.variadic]
+    """`method(base, *models)`, `method(*models)`, or the same over deltas and added to the base.
+
+    Parameters between the base and the variadic one (as in `model_stock(base, first, *models)`) are models, too.
+    """
+    fixed = [family.base for i in method.inputs[:1] if i.name == "base"]
     over_deltas = method.inputs[-1].space == "delta"
     inputs = [node - family.base for node in family.tuned] if over_deltas else family.tuned
     result: Expression = method(*fixed, *inputs, **options)
@@ -86,6 +69,14 @@ def _one_after_another(method: Method, family: Family, options: Mapping[str, Any
     return result
 
 
+def _one_into_another(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
+    """A method of a base and one model, for many: every model is put into the result so far."""
+    result = family.base
+    for node in family.tuned:
+        result = method(result, node, **options)
+    return result
+
+
 def _sum_of_deltas(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
     """A method of one delta, given the sum of all; `scale` (1) is the factor of its result."""
     own = {name: value for name, value in options.items() if name != "scale"}
@@ -95,12 +86,22 @@ def _sum_of_deltas(method: Method, family: Family, options: Mapping[str, Any]) -
     return family.base + method(total, **own) * options.get("scale", 1.0)
 
 
-CALLS: dict[str, Call] = {"slerp": _one_after_another, "subspace_boost": _sum_of_deltas}
+CALLS: dict[str, Call] = {
+    "slerp": _one_after_another,
+    "nuslerp": _one_after_another,
+    "nearswap": _one_into_another,
+    "arcee_fusion": _one_into_another,
+    "subspace_boost": _sum_of_deltas,
+    "fisher": with_statistics("fisher", "importance"),
+    "regmean": with_statistics("regmean", "grams"),
+}
 """Methods that are not called as their signature says."""
 
 SKIPPED = {
     "combination": "is what formulas are made of; `linear` and `task_arithmetic` stand for it",
     "bake_guidance": "changes the guidance layers of one model",
+    "clamp": "bounds one model by others",
+    "ema": "averages the checkpoints of one run, which have an order",
 }
 
 

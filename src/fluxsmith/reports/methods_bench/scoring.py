@@ -14,7 +14,7 @@ from fluxsmith.models.transformer import load_transformer
 from fluxsmith.recipes.expressions import Expression
 from fluxsmith.recipes.recipe import Guidance, Recipe
 
-__all__ = ["FINAL", "QUICK_FINAL", "QUICK_SEARCH", "SEARCH", "Scoring", "merged_recipe", "score", "standard_error"]
+__all__ = ["FINAL", "QUICK_FINAL", "QUICK_SEARCH", "SEARCH", "Scoring", "merged_recipe", "one_thread", "score", "standard_error"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ def score(wish: Recipe | str, skills: Sequence[str], scoring: Scoring) -> tuple[
     transformer = load_transformer(wish, dtype="F32", settings=Settings(threads=1))
     seeds = range(scoring.first_seed, scoring.first_seed + scoring.images)
     asked = {skill: ALL_SKILLS[skill] for skill in skills}
-    with _one_thread():
+    with one_thread():
         scores = evaluate(transformer, guidance_of(transformer), skills=asked, seeds=seeds, steps=scoring.steps)
     return {skill: value.accuracy for skill, value in scores.items()}, time.process_time() - begin
 
 
 @contextmanager
-def _one_thread() -> Generator[None]:
+def one_thread() -> Generator[None]:
     """Sums in one order give the same scores on any machine's number of cores; tiny models gain nothing from more."""
     import torch
 

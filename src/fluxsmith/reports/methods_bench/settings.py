@@ -25,12 +25,17 @@ AXES: dict[str, Sequence[float]] = {
     "scale": (0.3, 0.5, 0.7, 1.5, 2.5),
     "weights": (0.3, 0.5, 0.7, 1.5),
     "density": (0.2, 0.8),
+    "select_topk": (0.2, 0.5),
 }
 """Option -> values that are tried beside the default. `weights` (one number for all inputs) only where it is no share."""
 
 SEARCHED: dict[str, Sequence[Axis]] = {
     "linear": (),  # equal shares: there is nothing to search without knowing which skill is wanted
     "slerp": (),
+    "nuslerp": (("over", ("rows",)),),
+    "nearswap": (("t", (0.001, 0.01, 0.1)),),
+    "fisher": (("floor", (1e-8, 1e-6, 1e-4)),),
+    "regmean": (("alpha", (0.5, 0.7, 0.99)),),
     "subspace_boost": (("scale", AXES["scale"]), ("share", (0.005, 0.05))),
 }
 """Method -> its axes, in place of AXES."""
@@ -53,7 +58,7 @@ def _own(method: Method) -> Iterator[Axis]:
         if name in options and not (name == "weights" and _are_shares(method)):
             yield name, [value for value in values if value != options[name].default and _inside(method, name, value)]
     for option in options.values():
-        if option.kind == "float" and option.name not in AXES and isinstance(option.default, float) and option.default:
+        if option.kind == "float" and option.name not in {*AXES, "tolerance"} and isinstance(option.default, float) and option.default:
             yield option.name, [value for value in (option.default / 2, 2 * option.default) if _inside(method, option.name, value)]
     for option in options.values():
         if option.kind == "word":

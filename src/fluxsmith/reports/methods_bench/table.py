@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from fluxsmith.pocket.checkpoints import LEARNED
 from fluxsmith.pocket.digits import STYLES
 from fluxsmith.pocket.score import judge_accuracy
 from fluxsmith.reports.methods_bench.bench import Bench, Row
-from fluxsmith.reports.methods_bench.scoring import SEARCH, standard_error
-from fluxsmith.reports.methods_bench.settings import MOST_TRIALS, setting_text
+from fluxsmith.reports.methods_bench.scoring import standard_error
+from fluxsmith.reports.methods_bench.settings import setting_text
 from fluxsmith.reports.methods_bench.verdicts import verdicts, worst_skill
 
 __all__ = ["methods_page"]
@@ -59,9 +60,9 @@ def methods_page(bench: Bench, picture: str, command: str) -> str:
     text += "\n## Children\n\n" + _table(bench, sorted(bench.rows, key=lambda row: (-row.record.mean, row.name)))
     text += READING.format(
         images=images, steps=steps, cell=50 / images**0.5, mean=100 * mean, digit=judges.digit, style=judges.style,
-        trial_images=SEARCH.images, trials=MOST_TRIALS,
+        trial_images=bench.searched.images, trials=bench.trials,
     )  # fmt: skip
-    text += "".join(f"- Not in the table: `{name}` {reason}.\n" for name, reason in bench.skipped.items())
+    text += "".join(f"- Not in the table: {names}: {reason}.\n" for reason, names in _by_reason(bench.skipped).items())
     return text + "".join(f"- Did not run: `{name}`: {message}\n" for name, message in bench.failed.items())
 
 
@@ -82,7 +83,12 @@ def _cells(bench: Bench, row: Row) -> list[str]:
     return [row.name, setting, *skills, f"**{row.record.mean:.1%}**", f"{kept:.0%}", f"{worst} {accuracy[worst]:.0%}"]
 
 
-def _parent(name: str) -> str:
-    from fluxsmith.pocket.checkpoints import LEARNED
+def _by_reason(skipped: Mapping[str, str]) -> dict[str, str]:
+    grouped: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        grouped.setdefault(reason, []).append(f"`{name}`")
+    return {reason: ", ".join(names) for reason, names in grouped.items()}
 
+
+def _parent(name: str) -> str:
     return f"`{name}` (“{STYLES[LEARNED[name]].word}”)"
