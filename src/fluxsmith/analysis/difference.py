@@ -12,7 +12,7 @@ from fluxsmith.analysis.survey import CHUNK, Progress, Row, is_readable, product
 from fluxsmith.engine.merging import opener
 from fluxsmith.engine.streaming import Settings
 from fluxsmith.errors import IncompatibleError
-from fluxsmith.layouts import TABLES, Bound
+from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model
 
 if TYPE_CHECKING:
@@ -207,11 +207,11 @@ def _open_both(a: str, b: str, open_reference: Callable[[str], Checkpoint]) -> t
 def _bind(checkpoint: Checkpoint) -> Bound:
     """As a model; what is no model (an adapter, a ControlNet, ...) is compared key by key."""
     try:
-        return open_model(checkpoint, TABLES)
+        return open_model(checkpoint, known_tables())
     except IncompatibleError as error:
         if error.code != "model.wrong-kind":
             raise
-        return open_model(checkpoint, TABLES, force="structural")
+        return open_model(checkpoint, known_tables(), force="structural")
 
 
 def _views(bound: Bound) -> dict[str, View]:

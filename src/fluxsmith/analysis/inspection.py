@@ -23,7 +23,7 @@ from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.references import open_reference
 from fluxsmith.io.views import View
-from fluxsmith.layouts import TABLES
+from fluxsmith.layouts import known_tables
 from fluxsmith.layouts.detection import Candidate, detect, open_model
 
 __all__ = ["Amount", "Inspection", "StoredKey", "inspect", "inspect_checkpoint"]
@@ -208,16 +208,18 @@ def _inspect_other(checkpoint: Checkpoint, foreign: tuple[str, str] | None) -> I
 
 
 def _candidate(checkpoint: Checkpoint) -> Candidate | None:
+    tables = known_tables()
     try:
-        return detect(checkpoint, TABLES)
+        return detect(checkpoint, tables)
     except IncompatibleError:
         return None  # two namings at once; _refusal tells
 
 
 def _refusal(checkpoint: Checkpoint) -> IncompatibleError | None:
     """Why a merge would not take this checkpoint."""
+    tables = known_tables()
     try:
-        open_model(checkpoint, TABLES)
+        open_model(checkpoint, tables)
     except IncompatibleError as error:
         return error
     return None

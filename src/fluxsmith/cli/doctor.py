@@ -75,6 +75,7 @@ def _settings() -> dict[str, tuple[str, str]]:
     from huggingface_hub import constants
 
     from fluxsmith.io.hashing import HashMemory
+    from fluxsmith.layouts.families import tables_folder
 
     def of(name: str, value: str) -> tuple[str, str]:
         return value, f"environment {name}" if os.environ.get(name) else "default"
@@ -87,6 +88,7 @@ def _settings() -> dict[str, tuple[str, str]]:
             "HF_TOKEN or hf auth login",
         ),
         "hashes of inputs": of("XDG_CACHE_HOME", str(HashMemory().path)),
+        "families' tables": of("FLUXSMITH_TABLES", str(tables_folder())),
         "threads": (str(min(os.cpu_count() or 1, 16)), "default; --threads"),
         "date in outputs": of("SOURCE_DATE_EPOCH", os.environ.get("SOURCE_DATE_EPOCH", "none")),
         "tracebacks": of("FLUXSMITH_DEBUG", os.environ.get("FLUXSMITH_DEBUG", "off")),

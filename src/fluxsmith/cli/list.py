@@ -58,9 +58,11 @@ def _all_methods() -> tuple[str, dict[str, Any]]:
 
 
 def _layouts() -> tuple[dict[str, str], Any]:
-    from fluxsmith.layouts import LAYOUTS
+    from fluxsmith.layouts import LAYOUTS, known_tables
+    from fluxsmith.layouts.overview import family_row
 
-    return dict(LAYOUTS), lambda name: LAYOUTS[name]
+    found = {**LAYOUTS, **{table.family: family_row(table).summary() for table in known_tables()}}
+    return found, lambda name: found[name]
 
 
 def _presets() -> tuple[dict[str, str], Any]:

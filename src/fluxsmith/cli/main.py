@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
+    "layout": ("layout", "Learn a family's table from a checkpoint; show all families."),
     "list": ("list", "List methods, layouts, presets."),
     "bench": ("bench", "Measure what merge methods do, and write the table."),
     "schema": ("schema", "Print the JSON schema of a recipe, for editors."),

@@ -6,7 +6,7 @@ from fluxsmith.engine.programs import guidance_error
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.memory import checkpoint_of
-from fluxsmith.layouts import TABLES, Bound
+from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model, refuse_quantised
 from fluxsmith.layouts.structural import KEYWISE, bind_structural
 from fluxsmith.recipes.expressions import Fallback, Model, walk
@@ -30,7 +30,7 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
     if recipe.structural:
         refuse_quantised(checkpoint)
         return bind_structural(checkpoint, strip=recipe.strip)
-    bound = open_model(checkpoint, TABLES)
+    bound = open_model(checkpoint, known_tables())
     if model.components:
         return bound.only(model.components)
     if bound.extras:
@@ -46,7 +46,7 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
 
 def _bind_params(checkpoint: Checkpoint) -> Bound:
     """Numbers that are no weights: named as a model's tensors are in one of its layouts, or by canonical names."""
-    return bind_structural(checkpoint) if STATISTICS in checkpoint.metadata else open_model(checkpoint, TABLES)
+    return bind_structural(checkpoint) if STATISTICS in checkpoint.metadata else open_model(checkpoint, known_tables())
 
 
 def weight_inputs(bounds: Mapping[str, Bound], recipe: Recipe) -> dict[str, Bound]:

@@ -21,6 +21,7 @@ from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.binding import MARK
 from fluxsmith.layouts.emission import emit
 from fluxsmith.layouts.structural import KEYWISE
+from fluxsmith.layouts.table import ORIGINAL
 from fluxsmith.recipes.expressions import Call, Expression, Literal, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
@@ -205,7 +206,7 @@ class _Planner:
         small = {"config.json": json.dumps(config, indent=2) + "\n"} if config and layout == "diffusers" else {}
         folders = {file.name.rpartition("/")[0] for file in files}
         source = next((bound.checkpoint for bound in self.bounds.values() if bound.layout == layout and bound.checkpoint.folder), None)
-        whole = source is not None and (folders != {""} or layout == "transformers")
+        whole = source is not None and (folders != {""} or layout in ("transformers", ORIGINAL))
         copies = copied_files(source, folders) if source is not None and whole else {}
         if source is not None and whole and source.config:
             small["config.json"] = with_dtype(source.config, self.recipe.output.dtype)

@@ -72,9 +72,10 @@ def detect(checkpoint: Checkpoint, tables: tuple[Table, ...]) -> Candidate | Non
     if best is None or best.score < ENOUGH:
         return None
     for other in found[1:]:
-        same = other.table is best.table
-        if (same and other.score >= ENOUGH) or other.score == best.score:
+        if other.table is best.table and other.score >= ENOUGH:
             raise _mixed(checkpoint, best, other)
+        if other.score == best.score:
+            raise _ambiguous(checkpoint, best, other)
     return best
 
 
@@ -189,13 +190,23 @@ def refuse_quantised(checkpoint: Checkpoint) -> None:
             )
 
 
-def _mixed(checkpoint: Checkpoint, best: Candidate, rival: Candidate) -> IncompatibleError:
-    def name(c: Candidate) -> str:
-        return f"{c.table.family} {c.layout} with prefix `{c.prefix}` (score {c.score:.2f})"
+def _named(c: Candidate) -> str:
+    return f"{c.table.family} {c.layout} with prefix `{c.prefix}` (score {c.score:.2f})"
 
+
+def _ambiguous(checkpoint: Checkpoint, best: Candidate, rival: Candidate) -> IncompatibleError:
+    return IncompatibleError(
+        "model.ambiguous-family",
+        f"{checkpoint.reference} fits two families equally well",
+        facts={"one": _named(best), "other": _named(rival)},
+        fix="take one of the two tables away; fluxsmith layout families shows them",
+    )
+
+
+def _mixed(checkpoint: Checkpoint, best: Candidate, rival: Candidate) -> IncompatibleError:
     return IncompatibleError(
         "model.mixed-names",
         f"{checkpoint.reference} mixes two namings of one model",
-        facts={"one": name(best), "other": name(rival)},
+        facts={"one": _named(best), "other": _named(rival)},
         fix="use a file whose keys are all of one kind",
     )

@@ -15,7 +15,7 @@ from fluxsmith.io.views import View
 from fluxsmith.layouts.binding import Bound
 from fluxsmith.layouts.table import Canonical, Piece
 
-__all__ = ["KEYWISE", "bind_structural", "bind_transformers", "longest_list"]
+__all__ = ["KEYWISE", "bind_structural", "bind_transformers", "longest_list", "stage"]
 
 #: Layouts in which a checkpoint is merged key by key.
 KEYWISE = ("structural", "transformers")
@@ -46,14 +46,15 @@ def bind_structural(checkpoint: Checkpoint, family: str = "structural", strip: s
 def bind_transformers(checkpoint: Checkpoint, family: str) -> Bound:
     """The same for a checkpoint of transformers, its tensors in the order in which they are run."""
     bound = bind_structural(checkpoint, family, layout="transformers")
-    order = sorted(bound.spec, key=lambda name: _place(bound.spec[name]))
+    order = sorted(bound.spec, key=lambda name: stage(name, bound.spec[name].block))
     return Bound(checkpoint, family, "transformers", "", {}, {name: bound.spec[name] for name in order}, bound.views)
 
 
-def _place(tensor: Canonical) -> tuple[int, int]:
-    if tensor.block is not None:
-        return 1, int(tensor.block.partition(".")[2])
-    return (0 if _FIRST.search(tensor.name) else 2), 0
+def stage(name: str, block: str | None) -> tuple[int, int]:
+    """When a tensor is used, as far as names tell: before the blocks, in which of them, or after them."""
+    if block is not None:
+        return 1, int(block.rpartition(".")[2])
+    return (0 if _FIRST.search(name) else 2), 0
 
 
 def longest_list(keys: Iterable[str]) -> str | None:

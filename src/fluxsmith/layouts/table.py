@@ -11,6 +11,7 @@ from functools import cached_property
 from math import prod
 
 __all__ = [
+    "ORIGINAL",
     "Canonical",
     "Dims",
     "Piece",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 Dims = Mapping[str, int]
+#: What the one layout of a family is called that was learnt from a file.
+ORIGINAL = "original"
 
 
 @dataclass(frozen=True, slots=True)
