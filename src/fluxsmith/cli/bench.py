@@ -26,7 +26,7 @@ def command() -> None:
 @command.command("methods")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path("docs"), show_default=True, help="Folder.")
 @click.option("--methods", metavar="A,B", default="", help="Only these merge methods (fluxsmith list methods).")
-@click.option("--parents", metavar="A,B", default="", help="Merge these pocket fine-tunes; see `fluxsmith.reports.methods_bench`.")
+@click.option("--parents", metavar="A,B", default="", help="Merge these pocket fine-tunes, such as framed,faint,swapped.")
 @click.option("--quick", is_flag=True, help="Few images and trials: to see that it runs.")
 @click.option("--force", is_flag=True, help="Replace a table that exists.")
 @talk_options
@@ -69,7 +69,7 @@ def methods(output: Path, methods: str, parents: str, quick: bool, force: bool, 
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _again(methods: str, parents: str, quick: bool) -> str:
