@@ -30,6 +30,7 @@ from fluxsmith.methods.base import (
     merge_method,
 )
 from fluxsmith.recipes.expressions import adapter, component, literal, model, omit, state_dict
+from fluxsmith.recipes.lines import lines
 from fluxsmith.version import VERSION
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ __version__ = VERSION
 
 __all__ = [
     "Between", "Delta", "Each", "EachShare", "FluxsmithError", "Masks", "Measured", "Param", "PerInput", "PerInputParam", "Same", "Share",
-    "Weight", "__version__", "adapter", "component", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method", "model",
-    "omit", "plan", "recipes", "state_dict",
+    "Weight", "__version__", "adapter", "component", "lines", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method",
+    "model", "omit", "plan", "recipes", "state_dict",
 ]  # fmt: skip
 
 

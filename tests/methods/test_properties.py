@@ -76,6 +76,7 @@ CALLS: dict[str, Build] = {
     "ram_plus": on_base(fs.ram_plus, epsilon=0.01),
     "magmax": on_base(fs.magmax),
     "consensus": on_base(fs.consensus),
+    "pcb": on_base(fs.pcb, density=0.3),
     "dropout": on_base(fs.dropout, density=0.4),
     "dropout, sets": on_base(fs.dropout, density=0.4, draw="sets", overlap=0.3),
     "ema": without_base(fs.ema),
@@ -90,7 +91,7 @@ SUMMED = {"dare_linear, l1", "della, tensor, l1", "sce", "karcher", "multislerp"
 #: Whose elements are in or out by a comparison, which another rounding may turn.
 THRESHOLDS = {
     "breadcrumbs", "breadcrumbs_ties", "sce", "ties_median", "ties_stock", "ties_stock, tensor", "arcee_fusion", "ram", "ram_plus",
-    "consensus", "magmax", "della", "della, tensor, l1", "della_linear", "top_k_tensor_sum", "multiply_quotient", "geometric_sum",
+    "consensus", "pcb", "magmax", "della", "della, tensor, l1", "della_linear", "top_k_tensor_sum", "multiply_quotient", "geometric_sum",
 }  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def test_tiles_do_not_matter_and_inputs_stay(name: str, monkeypatch: pytest.Monk
 
 
 UNORDERED = ["breadcrumbs", "breadcrumbs_ties", "sce", "karcher", "multislerp", "geometric_median", "ties_median", "model_stock",
-             "model_stock, rows", "ties_stock", "ram", "ram_plus", "magmax", "consensus", "nuslerp"]  # fmt: skip
+             "model_stock, rows", "ties_stock", "ram", "ram_plus", "magmax", "consensus", "pcb", "nuslerp"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", UNORDERED)

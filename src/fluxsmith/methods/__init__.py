@@ -93,6 +93,7 @@ from fluxsmith.methods import (  # noqa: E402
     multislerp,
     nearswap,
     nuslerp,
+    pcb,
     perpendicular,
     ram,
     regmean,
@@ -115,4 +116,4 @@ _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, 
 _ = (transpose,)
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
 _ = (dropout, ema, geometric_median, geometric_sum, karcher, magmax, model_stock, multiply, multislerp)
-_ = (nearswap, nuslerp, perpendicular, ram, sce, slicing)
+_ = (nearswap, nuslerp, pcb, perpendicular, ram, sce, slicing)

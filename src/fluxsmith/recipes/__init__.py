@@ -2,6 +2,7 @@
 
 expressions.py  nodes and operators; weight and delta spaces
 schedules.py    numbers per block, ramps
+lines.py        LiNeS: a scale that grows from block to block
 selectors.py    which tensors a number or rule is for
 recipe.py       Recipe, rules, guidance policies
 formula.py      `0.7*dev + 0.3*krea`
