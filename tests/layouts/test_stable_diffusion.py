@@ -18,6 +18,7 @@ import fluxsmith as fs
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.layouts import TABLES, Table, table_of
 from fluxsmith.layouts.binding import solve_dims
+from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.table import stored_shapes
 from fluxsmith.recipes.loading import load_recipe
 from support.tiny_pipelines import PIPELINES, save_pipeline, true_shapes
@@ -274,3 +275,42 @@ def test_force_replaces_a_pipeline_but_not_an_input(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError) as caught:
         fs.merge(str(tmp_path / "a"), tmp_path / "a", force=True)
     assert caught.value.code == "output.is-input"
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_configs_made_from_shapes_build_the_published_models(name: str) -> None:
+    """The stock class with our config has the tensors of the published model; what shapes do not show is compared."""
+    table, pipeline = table_for(name), PIPELINES[name]
+    shapes = with_text_model(true_shapes(pipeline), pipeline.family)
+    configs = component_configs(pipeline.family, solve_dims(table, "diffusers", shapes, name), table.components)
+    assert configs.keys() == pipeline.true.keys()
+    built: dict[str, tuple[int, ...]] = {}
+    with torch.device("meta"):
+        for part, config in configs.items():
+            stock = pipeline.true[part]()
+            fields = dict(config)
+            if "model_type" in fields:
+                kind = type(stock.config)  # pyright: ignore[reportUnknownArgumentType]
+                model = type(stock)(kind(**fields))
+            else:
+                model = type(stock).from_config(fields)
+                assert isinstance(model, type(stock))
+                heads = ("attention_head_dim", "norm_num_groups", "num_attention_heads")
+                assert [plain(model.config.get(h)) for h in heads] == [plain(stock.config.get(h)) for h in heads]
+            built |= {f"{part}/{key}": tuple(t.shape) for key, t in model.state_dict().items() if "embed_tokens" not in key}
+    assert with_text_model(built, pipeline.family) == shapes
+
+
+def plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+def test_a_pipeline_from_a_file_alone_has_configs(pair: Pair, tmp_path: Path) -> None:
+    """No input is a pipeline: every component is still loaded by its stock class, with all values."""
+    name, root, one, _ = pair
+    fs.merge(str(root / "a.safetensors"), tmp_path / "o", layout="diffusers")
+    for part, build in PIPELINES[name].tiny.items():
+        model = type(build()).from_pretrained(tmp_path / "o" / part)
+        state = with_names({f"{part}/{key}": tensor for key, tensor in model.state_dict().items()}, name)
+        for key in (key for key in one if key.startswith(f"{part}/")):
+            assert torch.equal(state[key].to(torch.bfloat16), one[key]), key

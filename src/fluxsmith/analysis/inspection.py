@@ -198,6 +198,9 @@ def _inspect_other(checkpoint: Checkpoint, foreign: tuple[str, str] | None) -> I
     refused = _refusal(checkpoint)
     mixed = refused is not None and refused.code == "model.mixed-names"
     unknown = ("flux1", "FLUX.1 under two namings at once") if mixed else ("structural", "a state dict of no family that is known here")
+    model_type = str((checkpoint.config or {}).get("model_type", ""))
+    if model_type and foreign is None and not mixed:
+        unknown = (model_type, f"a checkpoint of transformers ({model_type})")
     family, what = foreign or unknown
     scheme = scheme_of(checkpoint.tensors, checkpoint.metadata)
     amounts = {family: Amount.of(checkpoint.tensors.values())}

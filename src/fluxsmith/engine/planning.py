@@ -15,11 +15,13 @@ from fluxsmith.engine.outputs import aim, copied_files, index_files, lay_out, tu
 from fluxsmith.engine.plan import Fill, Input, Job, Load, Needs, Plan, Step
 from fluxsmith.engine.programs import ProgramBuilder
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
+from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES, promote
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.binding import MARK
 from fluxsmith.layouts.emission import emit
+from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.structural import KEYWISE
 from fluxsmith.layouts.table import ORIGINAL
 from fluxsmith.recipes.expressions import Call, Expression, Literal, walk
@@ -54,6 +56,11 @@ class _Planner:
     def plan(self) -> Plan:
         """The plan; see make_plan."""
         guidance = self.recipe.guidance
+        if guidance and guidance.policy == "bake" and self.pattern.family != "flux1":
+            fix = "leave the guidance layers out with `drop`, or keep them"
+            raise RecipeError(
+                "recipe.bad-guidance", f"no guidance can be baked into a {self.pattern.family} model: only FLUX.1 has a place", fix=fix
+            )
         if guidance and guidance.policy == "from" and guidance.model not in self.bounds:
             raise RecipeError("recipe.unknown-name", f"guidance is to be from `{guidance.model}`, which is no model of the recipe")
         tensors = self._canonical()
@@ -69,7 +76,7 @@ class _Planner:
     def _canonical(self) -> list[Canonical]:
         """Every canonical tensor of the result, in the order of the family's table (or of the first file)."""
         models = weight_inputs(self.bounds, self.recipe)
-        dims = {symbol: value for bound in models.values() for symbol, value in bound.dims.items()} | dict(self.pattern.dims)
+        dims = self._dims()
         table = table_of(self.pattern.family)
         if table is None:
             union = dict(self.pattern.spec)
@@ -91,6 +98,11 @@ class _Planner:
         marks = {name: tensor for bound in models.values() for name, tensor in bound.spec.items() if MARK in tensor.tags}
         found = [*table.expand(dims, components), *marks.values()]
         return [tensor for tensor in found if self._naming() in tensor.pieces]
+
+    def _dims(self) -> dict[str, int]:
+        """The dims of the result: those of the pattern, and of components that only other inputs have."""
+        others = weight_inputs(self.bounds, self.recipe).values()
+        return {symbol: value for bound in others for symbol, value in bound.dims.items()} | dict(self.pattern.dims)
 
     def _models_using(self, key: str) -> bool:
         return sum(key in bound.views for bound in self.bounds.values()) > 1
@@ -210,7 +222,20 @@ class _Planner:
         copies = copied_files(source, folders) if source is not None and whole else {}
         if source is not None and whole and source.config:
             small["config.json"] = with_dtype(source.config, self.recipe.output.dtype)
+        if layout == "diffusers":
+            small |= self._component_configs(folders, source, copies)
         return {**small, **index_files(files)}, copies
+
+    def _component_configs(self, folders: set[str], source: Checkpoint | None, copies: Mapping[str, str]) -> dict[str, str]:
+        """The config.json of components of a pipeline, as an input has it, else from the shapes."""
+        components = dict.fromkeys(tensor.component for tensor in self._canonical())
+        found: dict[str, str] = {}
+        for part, made in component_configs(self.pattern.family, self._dims(), tuple(components)).items():
+            own = (source.parts.get(part) or (source.config if folders == {""} else None)) if source else None
+            name = "config.json" if folders == {""} else f"{part}/config.json"
+            if name not in copies:
+                found[name] = json.dumps(own or made, indent=2) + "\n"
+        return found
 
     def _naming(self) -> str:
         """The layout by whose names the output's tensors are called, after whatever prefix."""

@@ -8,7 +8,7 @@ structural.py        any other state dict, as it is; checkpoints of transformers
 detection.py         which family and layout a file has
 binding.py           a checkpoint as views of canonical tensors
 emission.py          canonical tensors written in any layout
-configs.py           config.json of a diffusers folder from the shapes
+configs.py           config.json of a diffusers folder from the shapes; pipeline_configs.py: of a pipeline's components
 families.py          all tables, with users' own; table_file.py: one as YAML; learning.py: one from a checkpoint
 overview.py          all families at a glance
 """
