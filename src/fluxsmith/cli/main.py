@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show what a checkpoint is: family, layout, types, recipe."),
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
+    "rebasin": ("rebasin", "Put one model's units in another's order, before they are merged."),
+    "statistics": ("statistics", "Measure a model on examples, for Fisher and RegMean merges."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
     "layout": ("layout", "Learn a family's table from a checkpoint; show all families."),
     "list": ("list", "List methods, layouts, presets."),

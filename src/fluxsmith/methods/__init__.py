@@ -97,6 +97,7 @@ from fluxsmith.methods import (  # noqa: E402
     perpendicular,
     ram,
     regmean,
+    reindex,
     rotate,
     sce,
     slerp,
@@ -111,7 +112,7 @@ from fluxsmith.methods import (  # noqa: E402
     wudi,
 )  # isort: skip
 
-_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean)
+_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean, reindex)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
 _ = (transpose,)
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
