@@ -15,6 +15,7 @@ from fluxsmith.errors import FileError, HubError
 from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
 from fluxsmith.io.references import FIRST_READ, open_reference
 from fluxsmith.io.views import View
+from support.tiny_pipelines import PIPELINES, save_pipeline
 
 from .server import HubServer
 
@@ -278,3 +279,21 @@ def test_a_local_reference_asks_nobody(hub: HubServer, pipeline: Path, tmp_path:
     assert refused(str(tmp_path / "flux.ckpt")).code == "file.pickle"
     assert open_reference(str(tmp_path / "flux.ckpt"), download=False, allow_pickle=True).tensors.keys() == {"weight"}
     assert hub.requests == []
+
+
+def test_a_pipeline_of_stable_diffusion_is_opened_as_a_whole(hub: HubServer, tmp_path: Path) -> None:
+    """All components by their headers, although an all-in-one file lies beside them; a download has the tokenizer."""
+    tensors = save_pipeline(PIPELINES["sd15"], tmp_path / "repo", 1)
+    save_file({"x": torch.zeros(3)}, tmp_path / "repo" / "v1-5.safetensors")
+    hub.add("org/sd", tmp_path / "repo")
+    found = open_reference("org/sd", download=False)
+    assert found.tensors.keys() == tensors.keys()
+    assert {file.path.rpartition(":")[2].split("/")[0] for file in found.files} == {"unet", "text_encoder", "vae"}
+    assert found.parts["vae"]["_class_name"] == "AutoencoderKL"
+    here = open_reference("org/sd", download=True)
+    assert here.folder is not None
+    assert (Path(here.folder) / "tokenizer" / "merges.txt").is_file()
+    assert not (Path(here.folder) / "v1-5.safetensors").exists()
+    assert {key: (view.shape, view.dtypes) for key, view in here.tensors.items()} == {
+        key: (tuple(tensor.shape), {"BF16"}) for key, tensor in tensors.items()
+    }

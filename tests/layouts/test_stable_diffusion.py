@@ -1,7 +1,7 @@
 """SD1.5, SDXL and SD3 against the stock classes, sd-mecha's configs and diffusers' own converters."""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportMissingTypeStubs=false, reportUnknownArgumentType=false
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 import json
 import re
 from pathlib import Path
@@ -15,12 +15,16 @@ from sd_mecha.extensions import model_configs
 from torch import Tensor
 
 import fluxsmith as fs
-from fluxsmith.errors import IncompatibleError, UsageError
+from fluxsmith.engine.execution import Execution
+from fluxsmith.engine.merging import merge as run
+from fluxsmith.engine.plan import Job, Plan
+from fluxsmith.errors import IncompatibleError, Interrupted, UsageError
 from fluxsmith.layouts import TABLES, Table, table_of
 from fluxsmith.layouts.binding import solve_dims
 from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.table import stored_shapes
 from fluxsmith.recipes.loading import load_recipe
+from fluxsmith.recipes.recipe import Recipe
 from support.tiny_pipelines import PIPELINES, save_pipeline, true_shapes
 
 
@@ -314,3 +318,43 @@ def test_a_pipeline_from_a_file_alone_has_configs(pair: Pair, tmp_path: Path) ->
         state = with_names({f"{part}/{key}": tensor for key, tensor in model.state_dict().items()}, name)
         for key in (key for key in one if key.startswith(f"{part}/")):
             assert torch.equal(state[key].to(torch.bfloat16), one[key]), key
+
+
+def test_components_of_two_models_are_put_together(pair: Pair, tmp_path: Path) -> None:
+    """Everything of one but its VAE, and the VAE of the other: the change of a VAE that users ask for."""
+    name, root, one, two = pair
+    a, b = fs.model(str(root / "a.safetensors"), name="a"), fs.model(str(root / "b"), name="b")
+    fs.merge(fs.omit(a, "vae") | fs.component(b, "vae"), tmp_path / "o", layout="diffusers")
+    for key, tensor in pipeline_tensors(tmp_path / "o").items():
+        assert torch.equal(tensor, (two if key.startswith("vae/") else one)[key]), (name, key)
+
+
+def test_an_interrupted_pipeline_is_finished_by_resume(tmp_path: Path) -> None:
+    """What is kept lies in folders of components; it is used, and the result is that of an uninterrupted run."""
+    save_pipeline(PIPELINES["sd15"], tmp_path / "a", 1)
+    wish = Recipe(fs.weighted_sum(fs.model(str(tmp_path / "a"), name="a"), fs.model(str(tmp_path / "a"), name="b"), alpha=0.3))
+
+    class Stopping:
+        """Stops after some tiles, as Ctrl-C does."""
+
+        done = 0
+        kept = 0
+
+        def started(self, plan: Plan, execution: Execution, done_bytes: int) -> None:
+            self.execution, self.kept = execution, done_bytes
+
+        def advanced(self, count: int, job: Job) -> None:
+            self.done += 1
+            if self.done == 40:
+                self.execution.stop()
+
+    with pytest.raises(Interrupted):
+        run(wish, tmp_path / "o", observer=Stopping())
+    again = Stopping()
+    again.done = 1000
+    run(wish, tmp_path / "o", resume=True, observer=again)
+    run(wish, tmp_path / "whole")
+    assert again.kept > 0
+    resumed, whole = pipeline_tensors(tmp_path / "o"), pipeline_tensors(tmp_path / "whole")
+    assert resumed.keys() == whole.keys()
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -12,7 +12,19 @@ from fluxsmith.io.header import Header, parse_header
 from fluxsmith.io.sniff import check_readable, is_pickle, reading
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["PARTS", "Checkpoint", "Folder", "LocalFolder", "WeightFile", "open_checkpoint", "open_folder", "read_json", "weight_map_of"]
+__all__ = [
+    "PARTS",
+    "Checkpoint",
+    "Folder",
+    "LocalFolder",
+    "WeightFile",
+    "join_parts",
+    "open_checkpoint",
+    "open_folder",
+    "pipeline_parts",
+    "read_json",
+    "weight_map_of",
+]
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "model")
@@ -121,9 +133,10 @@ def open_checkpoint(path: Path, reference: str | None = None, *, allow_pickle: b
 
 def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     if path.is_dir():
-        parts = pipeline_parts(path)
+        parts = _parts_of(path)
         if parts:
-            return _open_pipeline(path, reference, parts, allow_pickle)
+            opened = {part: _open_local_folder(path / part, reference, allow_pickle) for part in parts}
+            return join_parts(reference, opened, str(path))
         inside = path / "transformer"
         pipeline = (path / "model_index.json").exists() or (inside.is_dir() and not any(path.glob("*.safetensors*")))
         root = inside if pipeline else path
@@ -157,30 +170,34 @@ def _open_local_folder(root: Path, reference: str, allow_pickle: bool) -> Checkp
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 
 
-def pipeline_parts(path: Path) -> list[str]:
+def pipeline_parts(files: Collection[str], kind: str | None) -> list[str]:
     """The component folders of a pipeline that is opened as a whole, those of Stable Diffusion; of others the
     transformer alone is opened (an empty list).
+
+    `files` are names relative to the folder, `kind` is what model_index.json calls the pipeline (None: there is none).
     """
-    index = path / "model_index.json"
-    kind = str(read_json(LocalFolder(path), "model_index.json").get("_class_name", "")) if index.exists() else ""
-    parts = [part for part in PARTS if any((path / part).glob("*.safetensors")) or any((path / part).glob("*.bin"))]
-    whole = "unet" in parts or (kind.startswith("StableDiffusion3") and "transformer" in parts)
-    return parts if whole and not any(path.glob("*.safetensors")) else []
+    weights = [name for name in files if name.endswith((".safetensors", ".bin"))]
+    parts = [part for part in PARTS if any(name.startswith(f"{part}/") for name in weights)]
+    if kind is None:
+        return parts if "unet" in parts and not any("/" not in name for name in weights) else []
+    return parts if kind.startswith("StableDiffusion") else []
 
 
-def _open_pipeline(path: Path, reference: str, parts: Sequence[str], allow_pickle: bool) -> Checkpoint:
-    """Every component of a pipeline as one checkpoint."""
-    tensors: dict[str, View] = {}
-    files: list[WeightFile] = []
-    metadata: dict[str, str] = {}
-    configs: dict[str, Mapping[str, Any]] = {}
-    for part in parts:
-        opened = _open_local_folder(path / part, reference, allow_pickle)
-        tensors |= {f"{part}/{key}": view for key, view in opened.tensors.items()}
-        files += opened.files
-        metadata |= opened.metadata
-        configs[part] = opened.config or {}
-    return Checkpoint(reference, tuple(files), tensors, metadata, None, configs, str(path))
+def _parts_of(path: Path) -> list[str]:
+    folder = LocalFolder(path)
+    names = folder.names()
+    below = [f"{part}/{name}" for part in PARTS if (path / part).is_dir() for name in LocalFolder(path / part).names()]
+    kind = str(read_json(folder, "model_index.json").get("_class_name", "")) if "model_index.json" in names else None
+    return pipeline_parts([*names, *below], kind)
+
+
+def join_parts(reference: str, parts: Mapping[str, Checkpoint], folder: str | None) -> Checkpoint:
+    """Every component of a pipeline (by folder) as one checkpoint."""
+    tensors = {f"{part}/{key}": view for part, opened in parts.items() for key, view in opened.tensors.items()}
+    files = tuple(file for opened in parts.values() for file in opened.files)
+    metadata = {key: value for opened in parts.values() for key, value in opened.metadata.items()}
+    configs = {part: opened.config or {} for part, opened in parts.items()}
+    return Checkpoint(reference, files, tensors, metadata, None, configs, folder)
 
 
 def _first_bytes(path: Path) -> bytes:

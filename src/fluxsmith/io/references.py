@@ -1,6 +1,6 @@
 """Opening a checkpoint by its reference: a path, `pocket/NAME`, or `org/name[@revision][:path]` on the Hub."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
@@ -12,8 +12,11 @@ from fluxsmith.io.checkpoint import (
     Checkpoint,
     LocalFolder,
     WeightFile,
+    join_parts,
     open_checkpoint,
     open_folder,
+    pipeline_parts,
+    read_json,
 )
 from fluxsmith.io.header import Header, parse_header
 
@@ -21,6 +24,10 @@ __all__ = ["open_reference"]
 
 # The header of a FLUX.1 shard has about 60 KB, that of a single file about 130 KB: mostly one request is enough.
 FIRST_READ = 256 * 1024
+
+# Files of a pipeline that belong to the model without being weights.
+_SMALL = (".json", ".txt", ".model", ".jinja")
+_LARGEST_SMALL = 16 << 20
 
 
 def open_reference(reference: str, *, download: bool, allow_pickle: bool = False) -> Checkpoint:
@@ -34,7 +41,11 @@ def open_reference(reference: str, *, download: bool, allow_pickle: bool = False
     place = parse_reference(reference)
     if not isinstance(place, HubReference):
         return open_checkpoint(place, reference, allow_pickle=allow_pickle)
-    folder, file = _choose_weights(open_repository(place), place)
+    repository = open_repository(place)
+    parts = _pipeline(repository, place)
+    if parts is not None:
+        return _open_pipeline(*parts, reference, download=download)
+    folder, file = _choose_weights(repository, place)
     if file is not None and allow_pickle and file.endswith(PICKLES):
         return _open_pickle(folder, file, reference, download)
     remote = _RemoteFolder(folder, file)
@@ -43,6 +54,32 @@ def open_reference(reference: str, *, download: bool, allow_pickle: bool = False
         return checkpoint
     root = folder.download(remote.read)
     return open_folder(LocalFolder(root), reference) if file is None else open_checkpoint(root / file, reference)
+
+
+def _pipeline(repository: HubFolder, reference: HubReference) -> tuple[HubFolder, list[str]] | None:
+    """The folder and component folders of a pipeline that is opened as a whole; None for anything else."""
+    path = reference.path or ""
+    if path in repository.files:
+        return None
+    folder = repository.folder(path)
+    if not any(name.startswith(("unet/", "text_encoder_3/")) for name in folder.files):
+        return None  # no Stable Diffusion: one request less
+    index = "model_index.json"
+    kind = str(read_json(_RemoteFolder(folder, None), index).get("_class_name", "")) if index in folder.files else None
+    parts = pipeline_parts(folder.files, kind)
+    return (folder, parts) if parts else None
+
+
+def _open_pipeline(folder: HubFolder, parts: Sequence[str], reference: str, *, download: bool) -> Checkpoint:
+    """Every component of a pipeline; a download brings its tokenizers and other small files, too."""
+    remotes = {part: _RemoteFolder(folder.folder(part), None) for part in parts}
+    opened = {part: open_folder(remote, reference) for part, remote in remotes.items()}
+    if not download:
+        return join_parts(reference, opened, None)
+    weights = [f"{part}/{name}" for part, remote in remotes.items() for name in remote.read]
+    small = [name for name, file in folder.files.items() if name.endswith(_SMALL) and file.size <= _LARGEST_SMALL]
+    root = folder.download(list(dict.fromkeys([*weights, *small])))
+    return join_parts(reference, {part: open_folder(LocalFolder(root / part), reference) for part in parts}, str(root))
 
 
 def _open_pickle(folder: HubFolder, file: str, reference: str, download: bool) -> Checkpoint:
