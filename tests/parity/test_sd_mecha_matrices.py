@@ -80,3 +80,20 @@ def test_truncation_to_a_kronecker_product() -> None:
     theirs = function_of(truncate_kronecker)(delta, use_approximate_basis=False)
     found = merged(zero + METHODS["truncate_kronecker"](model - zero))["w"]
     assert torch.allclose(found, theirs, atol=1e-5)
+
+
+def test_its_balanced_attention_is_exchanged_attention() -> None:
+    """balance_attention means to give q and k one size and gives each the other's: its S is the square of what balances.
+
+    With A = q q^T and B = k k^T, q' = S q and k' = S^-1 k are balanced where S^2 A S^2 = B; sd-mecha's has S A S = B.
+    fluxsmith has no such method: FLUX.1 normalises q and k, so their sizes say nothing.
+    """
+    from sd_mecha.extensions.builtin.merge_methods.balance_attention.algorithms import balance_head_energy
+
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(6, 40, generator=generator, dtype=torch.float64)
+    k = 5 * torch.randn(6, 40, generator=generator, dtype=torch.float64)
+    new_q, new_k = balance_head_energy(q, k)
+    assert torch.allclose(new_q.mT @ new_k, q.mT @ k, atol=1e-4)
+    assert torch.allclose(new_q @ new_q.mT, k @ k.mT, rtol=1e-3, atol=0.05)
+    assert torch.allclose(new_k @ new_k.mT, q @ q.mT, rtol=1e-3, atol=0.05)
