@@ -10,7 +10,8 @@ from fluxsmith.io.dtypes import dtype_from_name
 from fluxsmith.io.located import Located
 from fluxsmith.io.shards import parse_size
 from fluxsmith.methods import Method, find_method
-from fluxsmith.recipes.expressions import Expression, Model, call, check_option, literal, walk
+from fluxsmith.recipes.calls import call, check_option
+from fluxsmith.recipes.expressions import Expression, Model, literal, walk
 from fluxsmith.recipes.formula import parse_formula
 from fluxsmith.recipes.recipe import Guidance, OutputOptions, Recipe, Rule
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule, check_points

@@ -18,19 +18,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from typing import Literal as Word
 
-from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
-from fluxsmith.methods.base import Input, build_nodes_with
-from fluxsmith.recipes.schedules import Number, Ramp, Schedule
+from fluxsmith.errors import Position, RecipeError, UsageError
+from fluxsmith.methods.base import Input
+from fluxsmith.recipes.schedules import Number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fluxsmith.methods import Method
-    from fluxsmith.methods.base import Option
 
 __all__ = [
-    "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "call", "component",
-    "literal", "model", "omit", "state_dict",
+    "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "children", "component",
+    "fallback", "inputs_of", "label", "literal", "model", "omit", "state_dict", "walk",
 ]  # fmt: skip
 
 _CLOSE = 1e-6
@@ -143,7 +142,7 @@ class Call(Expression):
     def space(self) -> str:
         if self.method.returns != "same":
             return self.method.returns
-        return next(node.space for node, i in zip(self.inputs, _inputs(self.method, len(self.inputs)), strict=True) if i.space == "same")
+        return next(node.space for node, i in zip(self.inputs, inputs_of(self.method, len(self.inputs)), strict=True) if i.space == "same")
 
     @property
     def tensors(self) -> dict[str, Expression | tuple[Expression, ...]]:
@@ -209,6 +208,12 @@ def children(node: Expression) -> Sequence[Expression]:
     return [node.node] if isinstance(node, Component) else ()
 
 
+def inputs_of(method: Method, count: int) -> list[Input]:
+    """What a method takes at every place when it is given `count` inputs."""
+    inputs = list(method.inputs)
+    return inputs + [inputs[-1]] * (count - len(inputs))
+
+
 def _nodes_in(value: Any) -> list[Expression]:
     """The nodes in the value of an option."""
     if isinstance(value, Expression):
@@ -252,7 +257,7 @@ def fallback(first: Expression, second: Expression) -> Fallback:
     if first.space != second.space:
         raise RecipeError(
             "recipe.wrong-space",
-            f"{_label(first)} is a {first.space}, its fallback {_label(second)} a {second.space}",
+            f"{label(first)} is a {first.space}, its fallback {label(second)} a {second.space}",
             fix="both sides of `|` are of one space",
         )
     return Fallback(first, second)
@@ -273,140 +278,6 @@ def as_expression(value: Expression | str) -> Expression:
     return value if isinstance(value, Expression) else model(value)
 
 
-def call(method: Method, inputs: Sequence[Expression | str], options: Mapping[str, Any]) -> Call:
-    """A checked call: number and spaces of inputs, names and types of options.
-
-    Raises RecipeError naming the method and what it takes.
-    """
-    nodes = tuple(as_expression(node) for node in inputs)
-    _check_arity(method, nodes)
-    _check_spaces(method, nodes)
-    variadic = len(nodes) - len(method.inputs) + 1
-    return Call(method, nodes, {key: check_option(method, key, value, variadic) for key, value in options.items()})
-
-
-def _check_spaces(method: Method, nodes: Sequence[Expression]) -> None:
-    same: str | None = None
-    for node, wanted in zip(nodes, _inputs(method, len(nodes)), strict=True):
-        space = (same or node.space) if wanted.space == "same" else wanted.space
-        same = space if wanted.space == "same" else same
-        if node.space != space:
-            raise RecipeError(
-                "recipe.wrong-space",
-                f"{method.name} takes a {space} where {_label(node)} is a {node.space}",
-                fix=_mend(node, space),
-            )
-
-
-def _mend(node: Expression, wanted: str) -> str:
-    """What to write where a node of another space is wanted."""
-    name = _label(node)
-    if wanted == "param":
-        return "give it a number, a mask, or a file of such numbers (`holds: param`)"
-    if node.space == "param":
-        return f"give it a {'checkpoint' if wanted == 'weight' else 'difference of checkpoints'}"
-    return f"give it `{name} - base`" if wanted == "delta" else f"give it `base + {name}`"
-
-
-def _inputs(method: Method, count: int) -> list[Input]:
-    """What a method takes at every place when it is given `count` inputs."""
-    inputs = list(method.inputs)
-    return inputs + [inputs[-1]] * (count - len(inputs))
-
-
-def _check_arity(method: Method, nodes: Sequence[Expression]) -> None:
-    names = ", ".join(("*" if i.variadic else "") + i.name for i in method.inputs)
-    least, variadic = len(method.inputs), method.inputs[-1].variadic
-    if len(nodes) < least or (len(nodes) > least and not variadic):
-        raise RecipeError(
-            "recipe.wrong-arity",
-            f"{method.name} takes {'at least ' if variadic else ''}{least} inputs ({names}), {len(nodes)} are given",
-        )
-
-
-def check_option(method: Method, key: str, value: Any, variadic: int) -> Any:
-    """The value of an option in the form the engine uses; raises RecipeError where it cannot be one."""
-    option = method.options.get(key)
-    if option is None:
-        raise RecipeError(
-            "recipe.unknown-option",
-            f"{method.name} has no option `{key}`",
-            facts={"options": ", ".join(method.options) or "none"},
-            hint=did_you_mean(key, list(method.options)),
-        )
-    what = "tensors" if option.kind == "tensor" else "numbers"
-    if option.per_input and not (option.spreads and not isinstance(value, (list, tuple))):
-        if not isinstance(value, (list, tuple)):
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a list of {what}, one per input, not `{value}`")
-        values = tuple(cast("Sequence[Any]", value))
-        if len(values) != variadic:
-            raise RecipeError(
-                "recipe.wrong-length",
-                f"{method.name} needs {variadic} {what} for `{key}`, {len(values)} are given",
-            )
-        return tuple(_check_one(method, option, v) for v in values)
-    return _check_one(method, option, value)
-
-
-def _check_one(method: Method, option: Option, value: Any) -> Any:
-    """One value of an option."""
-    key = option.name
-    if isinstance(value, Expression):
-        return _check_tensor(method, option, value)
-    if option.kind == "tensor":
-        raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} takes tensors in param space, not `{value}`")
-    if option.kind == "word":
-        if value not in option.words:
-            raise RecipeError(
-                "recipe.bad-value",
-                f"`{key}` of {method.name} is one of {', '.join(option.words)}, not `{value}`",
-                hint=did_you_mean(str(value), option.words),
-            )
-        return value
-    if option.kind == "bool":
-        if not isinstance(value, bool):
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is true or false, not `{value}`")
-        return value
-    return _check_number(method, option, value)
-
-
-def _check_tensor(method: Method, option: Option, node: Expression) -> Any:
-    if isinstance(node, Literal) and option.kind == "float":
-        return _check_number(method, option, node.value)
-    if not option.tensor:
-        raise RecipeError("recipe.bad-value", f"`{option.name}` of {method.name} is a number, not a tensor such as {_label(node)}")
-    if node.space != "param":
-        raise RecipeError(
-            "recipe.wrong-space",
-            f"`{option.name}` of {method.name} takes a param where {_label(node)} is a {node.space}",
-            fix=_mend(node, "param"),
-        )
-    return node
-
-
-def _check_number(method: Method, option: Option, value: Any) -> Number:
-    key, between = option.name, option.between
-    for number in _numbers(value):
-        if not isinstance(number, (int, float)) or isinstance(number, bool) or not abs(number) < float("inf"):
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} must be a finite number, not `{number}`")
-        if between and not between.low <= number <= between.high:
-            raise RecipeError(
-                "recipe.bad-value", f"`{key}` of {method.name} lies between {between.low:g} and {between.high:g}, not at {number}"
-            )
-        if option.kind == "int" and number != int(number):
-            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a whole number, not `{number}`")
-    return value if isinstance(value, (Ramp, Schedule)) else int(value) if option.kind == "int" else float(value)
-
-
-def _numbers(value: Any) -> list[Any]:
-    if isinstance(value, Ramp):
-        return list(value.points)
-    if isinstance(value, Schedule):
-        parts = [n for _, n in value.entries] + ([] if value.default is None else [value.default])
-        return [number for part in parts for number in _numbers(part)]
-    return [value]
-
-
 def _combine(*parts: tuple[Expression, float]) -> Expression:
     """A combination of the parts, combinations among them opened up and equal nodes joined."""
     terms: dict[int, tuple[Expression, float]] = {}
@@ -420,14 +291,15 @@ def _combine(*parts: tuple[Expression, float]) -> Expression:
     return Combination(tuple(terms.values()))
 
 
-def _label(node: Expression) -> str:
+def label(node: Expression) -> str:
+    """What an error calls a node."""
     if isinstance(node, Model):
         return node.name
     return f"{node.method.name}(...)" if isinstance(node, Call) else "(...)"
 
 
 def _formula(node: Combination) -> str:
-    return " + ".join(f"{factor:g}*{_label(term)}" for term, factor in node.terms)
+    return " + ".join(f"{factor:g}*{label(term)}" for term, factor in node.terms)
 
 
 def _name_of(reference: str) -> str:
@@ -436,6 +308,3 @@ def _name_of(reference: str) -> str:
     stem = last[-1] if last[-1] not in ("transformer",) or len(last) == 1 else last[-2]
     stem = stem.removesuffix(".safetensors")
     return "".join(c if c.isalnum() else "_" for c in stem).strip("_") or "model"
-
-
-build_nodes_with(call)

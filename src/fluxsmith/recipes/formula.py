@@ -15,7 +15,8 @@ from typing import Any
 
 from fluxsmith.errors import Position, RecipeError, did_you_mean
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, call, component, literal, omit
+from fluxsmith.recipes.calls import call
+from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, component, literal, omit
 
 __all__ = ["parse_formula", "show"]
 

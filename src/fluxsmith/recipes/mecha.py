@@ -22,7 +22,8 @@ from typing import Any, cast
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Expression, Literal, Model, call, model
+from fluxsmith.recipes.calls import call
+from fluxsmith.recipes.expressions import Expression, Literal, Model, model
 from fluxsmith.recipes.mecha_methods import METHODS, REFUSED
 from fluxsmith.recipes.recipe import OutputOptions, Recipe
 from fluxsmith.recipes.schedules import Schedule

@@ -12,7 +12,8 @@ from typing import Any
 
 from fluxsmith.errors import RecipeError
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Combination, Expression, Literal, call, component, fallback, omit
+from fluxsmith.recipes.calls import call
+from fluxsmith.recipes.expressions import Combination, Expression, Literal, component, fallback, omit
 from fluxsmith.recipes.schedules import Number, Schedule
 
 __all__ = ["COMPONENTS", "METHODS", "REFUSED"]

@@ -20,7 +20,8 @@ from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Expression, Model, call, model
+from fluxsmith.recipes.calls import call
+from fluxsmith.recipes.expressions import Expression, Model, model
 from fluxsmith.recipes.recipe import Missing, OutputOptions, Recipe
 from fluxsmith.recipes.schedules import Number, Schedule
 from fluxsmith.recipes.selectors import Selector

@@ -19,7 +19,8 @@ from typing import Any, cast
 from fluxsmith.errors import UsageError, did_you_mean
 from fluxsmith.io.located import Located
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Expression, Model, call, check_option, model
+from fluxsmith.recipes.calls import call, check_option
+from fluxsmith.recipes.expressions import Expression, Model, model
 from fluxsmith.recipes.mergekit_documents import Document, Entry, Where
 from fluxsmith.recipes.mergekit_methods import REQUIRED, ForeignMethod, Parameter
 from fluxsmith.recipes.recipe import OutputOptions, Recipe
