@@ -121,6 +121,17 @@ EXACT: list[tuple[str, Callable[[Nodes], Any], float]] = [
     ("add_cosine_a", lambda m: sd_mecha.add_cosine_a(m[0], m[1]), 0.98),
     ("add_cosine_b", lambda m: sd_mecha.add_cosine_b(m[0], m[1]), 0.98),
     ("clamp", lambda m: sd_mecha.clamp(*m), 0.999),
+    ("clamp with stiffness", lambda m: sd_mecha.clamp(m[0], m[1], m[2], stiffness=0.4), 0.98),
+    ("crossover", lambda m: sd_mecha.crossover(m[0], m[1], alpha=0.4, tilt=0.3), 0.99),
+    ("copy_region", lambda m: sd_mecha.copy_region(m[0], m[1], width=0.3, offset=0.5), 1.0),
+    ("copy_region around a base", lambda m: sd_mecha.copy_region(*m, width=0.3, offset=0.5), 0.99),
+    ("copy_region of the largest", lambda m: sd_mecha.copy_region(m[0], m[1], width=0.3, top_k=True), 0.99),
+    ("multiply_quotient", lambda m: sd_mecha.multiply_quotient(*m), 0.99),
+    ("opposite mask", lambda m: sd_mecha.weighted_sum(m[0], m[1], alpha=sd_mecha.add_opposite_mask(*m, alpha=0.2)), 0.99),
+    ("strict mask", lambda m: sd_mecha.weighted_sum(m[0], m[1], alpha=sd_mecha.add_strict_opposite_mask(*m, alpha=0.2)), 0.99),
+    ("truncate_rank", lambda m: m[0] + sd_mecha.truncate_rank(m[1] - m[0], rank=4, use_approximate_basis=False), 0.99),
+    ("ties with dropout of nothing", lambda m: sd_mecha.add_ties_with_dare(*m, probability=0.0), 0.98),
+    ("dare of nothing", lambda m: sd_mecha.add_ties_with_dare(*m, probability=0.0, apply_stock=True, alpha=0.5), 0.99),
     ("a cast in the middle", half, 0.99),
 ]  # fmt: skip
 
@@ -173,3 +184,59 @@ def test_medians_are_near(plain: tuple[Path, ...], tmp_path: Path, recipe: Calla
     for name in found:
         one, other = found[name].double(), expected[name].double()
         assert (one - other).norm() < 0.02 * other.norm(), name
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        lambda m: sd_mecha.dropout(*m, probability=0.6, alpha=1.0, seed=3),
+        lambda m: sd_mecha.add_ties_with_dare(*m, probability=0.6, apply_stock=True, seed=3),
+        lambda m: sd_mecha.add_ties_with_dare(*m, probability=0.6, apply_stock=True, della_eps=0.3, seed=3),
+        lambda m: sd_mecha.add_ties_with_dare(*m, probability=0.6, seed=3),
+    ],
+    ids=["dropout", "dare", "della", "dare with Model Stock"],
+)  # fmt: skip
+def test_random_methods_agree_in_distribution(plain: tuple[Path, ...], tmp_path: Path, recipe: Callable[[Nodes], Any]) -> None:
+    """As many elements stay as they are, and those that move move as far."""
+    wish = recipe(unknown(plain))
+    found, expected = run_ours(serialised(wish), tmp_path), run_theirs(wish, tmp_path)
+    base = tensors_of(plain[0])
+    for key in ("first.weight", "second.weight"):
+        mine, other = (result[key].float() - base[key].float() for result in (found, expected))
+        assert abs(float((mine == 0).float().mean() - (other == 0).float().mean())) < 0.08
+        assert float(mine.abs().mean()) == pytest.approx(float(other.abs().mean()), rel=0.2)
+        assert not torch.equal(mine == 0, other == 0)
+
+
+def test_rotation_of_a_tall_matrix(plain: tuple[Path, ...], tmp_path: Path) -> None:
+    """Of wide matrices sd-mecha's map is no rotation (see test_sd_mecha_matrices)."""
+    from sd_mecha.extensions.builtin.merge_methods.svd import rotate
+
+    a, b, _ = unknown(plain)
+    wish = rotate(a, sd_mecha.weighted_sum(a, b, alpha=0.2), alpha=0.4)
+    found, expected = run_ours(serialised(wish), tmp_path), run_theirs(wish, tmp_path)
+    key = "first.weight"
+    assert (found[key].float() - expected[key].float()).norm() < 0.005 * expected[key].float().norm()
+
+
+def test_a_lora_is_refused_by_name(tmp_path: Path) -> None:
+    """Its example lora_merge: adapters are not applied by this version."""
+    text = 'version 0.1.0\nmodel "base.safetensors"\nmodel "lora.safetensors" model_config="sdxl-kohya_kohya_lora" merge_space="weight"\n'
+    with pytest.raises(fs.FluxsmithError, match="adapter"):
+        run_ours(text + 'merge "convert_\'sdxl-kohya_kohya_lora\'_to_base" &1\nmerge "add_difference" &0 &2', tmp_path)
+
+
+def test_its_example_split_unet_text_encoder(tmp_path: Path) -> None:
+    """On SD1.5, as there: the U-Nets are averaged, the text encoders and the VAE take what is perpendicular."""
+    from support.tiny_pipelines import PIPELINES, save_pipeline
+
+    for seed, name in enumerate("abc"):
+        save_pipeline(PIPELINES["sd15"], tmp_path / name, seed=seed)
+        fs.merge(str(tmp_path / name), tmp_path / f"{name}.safetensors", layout="ldm")
+    a, b, c = (sd_mecha.model(tmp_path / f"{name}.safetensors", "sd1-ldm", "weight") for name in "abc")
+    wish = sd_mecha.pick_component(sd_mecha.weighted_sum(a, b), "diffuser") | sd_mecha.add_perpendicular(a, b, c)
+    found, expected = run_ours(serialised(wish), tmp_path), run_theirs(wish, tmp_path)
+    expected = {key if key.startswith(("first", "cond")) else PREFIX + key: tensor for key, tensor in expected.items()}
+    compared = agreement(found, {key: expected[key] for key in found})
+    assert compared.share > 0.999
+    assert compared.far <= 3  # next to zero, where numbers of size one cancel

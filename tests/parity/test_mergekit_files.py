@@ -90,7 +90,8 @@ CASES = [
     ),
     (
         "a model's filters before what is said of all",
-        "merge_method: task_arithmetic\n" + BASE + "models:\n  - model: '{m}/a.safetensors'\n    parameters: {weight: {filter: bias, value: 1}}\n"
+        "merge_method: task_arithmetic\n" + BASE + "models:\n  - model: '{m}/a.safetensors'\n"
+        "    parameters: {weight: {filter: bias, value: 1}}\n"
         "  - model: '{m}/b.safetensors'\nparameters: {weight: 0.25}\n",
         0.99,
     ),
