@@ -25,6 +25,7 @@ from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.table import stored_shapes
 from fluxsmith.recipes.loading import load_recipe
 from fluxsmith.recipes.recipe import Recipe
+from support.cli_runs import run_cli
 from support.tiny_pipelines import PIPELINES, save_pipeline, true_shapes
 
 
@@ -358,3 +359,17 @@ def test_an_interrupted_pipeline_is_finished_by_resume(tmp_path: Path) -> None:
     resumed, whole = pipeline_tensors(tmp_path / "o"), pipeline_tensors(tmp_path / "whole")
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+
+
+def test_a_pipeline_is_reproduced_only_from_the_same_components(tmp_path: Path) -> None:
+    """Files of one name in several folders are told apart: another text encoder is noticed."""
+    for seed, name in enumerate("ab"):
+        save_pipeline(PIPELINES["sdxl"], tmp_path / name, seed)
+    fs.merge(fs.weighted_sum(str(tmp_path / "a"), str(tmp_path / "b"), alpha=0.5), tmp_path / "o")
+    run_again = ("reproduce", tmp_path / "o", "-o", tmp_path / "again")
+    assert "byte for byte" in (ended := run_cli(*run_again)).err + ended.out
+    encoder = load_file(tmp_path / "a" / "text_encoder" / "model.safetensors")
+    save_file({key: tensor + 1 for key, tensor in encoder.items()}, tmp_path / "a" / "text_encoder" / "model.safetensors")
+    changed = run_cli("reproduce", tmp_path / "o", "-o", tmp_path / "other")
+    assert "error[reproduce.other-input]" in changed.err
+    assert "text_encoder/model.safetensors" in changed.err

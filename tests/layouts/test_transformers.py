@@ -13,6 +13,8 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import fluxsmith as fs
+from fluxsmith.analysis.difference import compare
+from fluxsmith.analysis.inspection import inspect
 from fluxsmith.engine.merging import merge as run
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts.structural import longest_list
@@ -155,3 +157,11 @@ def test_the_list_of_blocks_is_the_longest_that_is_not_inside_of_another() -> No
     assert longest_list([*layers, "vision.blocks.0.w", "vision.blocks.1.w", "lm_head.weight"]) == "model.layers."
     assert longest_list(["a.0.w", "a.2.w"]) is None, "a list with a gap is no list"
     assert longest_list(["a.0.w"]) is None
+
+
+def test_inspect_and_diff_know_what_it_is(pair: tuple[Path, Path]) -> None:
+    one, two = pair
+    found = inspect(str(one))
+    assert (found.family, found.what) == ("bert", "a checkpoint of transformers (bert)")
+    difference = compare(str(one), str(two))
+    assert {f"layer.{i}" for i in range(6)} <= set(difference.blocks)

@@ -18,7 +18,7 @@ from fluxsmith.layouts.configs import diffusers_config, rope_axes
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.version import VERSION
 
-__all__ = ["NO_HASH", "fill_hashes", "license_of", "output_metadata", "recorded_inputs", "transformer_config"]
+__all__ = ["NO_HASH", "fill_hashes", "input_names", "license_of", "output_metadata", "recorded_inputs", "transformer_config"]
 
 NO_HASH = "blake3:" + "0" * 64
 _DEV = "flux-1-dev-non-commercial-license"
@@ -74,9 +74,16 @@ def recorded_inputs(metadata: Mapping[str, str]) -> dict[str, list[dict[str, str
         return {}
 
 
+def input_names(paths: Sequence[str]) -> dict[str, str]:
+    """What the files of an input are called: their own names, after that of their folder where two would be one (pipelines)."""
+    own = [os.path.basename(path) for path in paths]
+    return {path: name if own.count(name) == 1 else "/".join(path.split("/")[-2:]) for path, name in zip(paths, own, strict=True)}
+
+
 def _inputs_json(inputs: Sequence[Input], hashes: Mapping[str, str]) -> str:
     def entry(i: Input) -> dict[str, Any]:
-        files = [{"name": os.path.basename(f.path), "size": str(f.size), "hash": hashes.get(f.path, NO_HASH)} for f in i.files]
+        names = input_names([f.path for f in i.files])
+        files = [{"name": names[f.path], "size": str(f.size), "hash": hashes.get(f.path, NO_HASH)} for f in i.files]
         return {"name": i.name, "reference": i.reference, "files": files}
 
     return json.dumps([entry(i) for i in inputs], separators=(",", ":"))

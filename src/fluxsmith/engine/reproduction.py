@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from fluxsmith.engine.input_hashes import InputHashes
-from fluxsmith.engine.lineage import NO_HASH, recorded_inputs
+from fluxsmith.engine.lineage import NO_HASH, input_names, recorded_inputs
 from fluxsmith.engine.merging import opener
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
@@ -56,7 +55,8 @@ def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
             continue  # was in memory: there is nothing to compare with, the bytes of the result will show
         hashes = InputHashes(files).wait()
         expected = {entry["name"]: entry["hash"] for entry in recorded.get(model.name, [])}
-        found = {os.path.basename(file.path): hashes[file.path] for file in files}
+        names = input_names([file.path for file in files])
+        found = {names[file.path]: hashes[file.path] for file in files}
         wanted = list(expected.values())
         if NO_HASH in wanted or sorted(wanted) != sorted(found.values()):
             name = next((n for n, value in found.items() if value not in wanted), model.reference)
