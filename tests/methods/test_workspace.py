@@ -25,6 +25,7 @@ inputs = [torch.randn(rows, columns) for _ in range(count)]
 options = {"weights": (1.0,) * (count - 1)} if "weights" in method.options else {}
 options |= {"steps": 2} if name == "wudi" else {}
 options |= {"masks": None} if method.random else {}
+options |= {"grams": [x.mT @ x for x in inputs], "weights": (1.0,) * count} if name == "regmean" else {}
 Path("/proc/self/clear_refs").write_text("5")
 before = kernel("VmRSS")
 with torch.inference_mode():
@@ -32,7 +33,17 @@ with torch.inference_mode():
 print((kernel("VmHWM") - before) / 4)
 """
 
-CASES = {"tsv_merge": 3, "iso_c": 3, "iso_cts": 3, "wudi": 3, "rotate": 2, "subspace_boost": 1, "truncate_rank": 1, "truncate_kronecker": 1}
+CASES = {
+    "regmean": 2,
+    "tsv_merge": 3,
+    "iso_c": 3,
+    "iso_cts": 3,
+    "wudi": 3,
+    "rotate": 2,
+    "subspace_boost": 1,
+    "truncate_rank": 1,
+    "truncate_kronecker": 1,
+}
 OWN = 8e6 / 4  # elements: what LAPACK keeps for itself, and the rounding of the kernel's counters
 
 
