@@ -4,6 +4,7 @@
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 import json
 import re
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,8 +20,11 @@ from fluxsmith.engine.execution import Execution
 from fluxsmith.engine.merging import merge as run
 from fluxsmith.engine.plan import Job, Plan
 from fluxsmith.errors import IncompatibleError, Interrupted, UsageError
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.views import Extent, View
 from fluxsmith.layouts import TABLES, Table, table_of
 from fluxsmith.layouts.binding import solve_dims
+from fluxsmith.layouts.detection import detect
 from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.table import stored_shapes
 from fluxsmith.recipes.loading import load_recipe
@@ -373,3 +377,45 @@ def test_a_pipeline_is_reproduced_only_from_the_same_components(tmp_path: Path) 
     changed = run_cli("reproduce", tmp_path / "o", "-o", tmp_path / "other")
     assert "error[reproduce.other-input]" in changed.err
     assert "text_encoder/model.safetensors" in changed.err
+
+
+def checkpoint_of_shapes(shapes: dict[str, tuple[int, ...]]) -> Checkpoint:
+    """A checkpoint of which there are only headers."""
+    return Checkpoint("x", (), {key: View(shape, (Extent("x", 0, prod(shape), "BF16"),)) for key, shape in shapes.items()})
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_published_models_are_told_by_every_key(name: str) -> None:
+    """As a pipeline, as one file, and the denoiser alone in both: the family with all its components and score 1."""
+    table, pipeline = table_for(name), PIPELINES[name]
+    shapes = with_text_model(true_shapes(pipeline), pipeline.family)
+    spec = table.expand(solve_dims(table, "diffusers", shapes, name))
+    first, one_file = table.components[0], stored_shapes(spec, pipeline.original)
+    whole = {"diffusers": shapes, pipeline.original: one_file}
+    for layout, own in whole.items():
+        found = detect(checkpoint_of_shapes(own), TABLES)
+        assert found is not None
+        assert (found.table.family, found.layout, found.score, tuple(found.prefixes)) == (pipeline.family, layout, 1.0, table.components)
+        prefix = found.prefixes[first]
+        alone = detect(checkpoint_of_shapes({k.removeprefix(prefix): s for k, s in own.items() if k.startswith(prefix)}), TABLES)
+        assert alone is not None
+        assert (alone.table.family, alone.layout, alone.prefixes) == (pipeline.family, layout, {first: ""})
+
+
+def test_names_of_older_files_are_read(tmp_path: Path) -> None:
+    """`text_model.` came later to SD1.5's text encoder, and diffusers called the VAE's projections otherwise until 0.18."""
+    save_pipeline(PIPELINES["sd15"], tmp_path / "a", 1)
+    fs.merge(str(tmp_path / "a"), tmp_path / "a.safetensors", layout="ldm")
+    file = load_file(tmp_path / "a.safetensors")
+    save_file({key.replace(".text_model.", "."): tensor for key, tensor in file.items()}, tmp_path / "old.safetensors")
+    fs.merge(str(tmp_path / "old.safetensors"), tmp_path / "new.safetensors")
+    words = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    vae = load_file(tmp_path / "a" / "vae" / "diffusion_pytorch_model.safetensors")
+    for new, old in words.items():
+        vae = {key.replace(f"attentions.0.{new}.", f"attentions.0.{old}."): tensor for key, tensor in vae.items()}
+    save_file(vae, tmp_path / "a" / "vae" / "diffusion_pytorch_model.safetensors")
+    fs.merge(str(tmp_path / "a"), tmp_path / "again.safetensors", layout="ldm")
+    for name in ("new", "again"):
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert found.keys() == file.keys()
+        assert all(torch.equal(found[key], file[key]) for key in file)

@@ -275,7 +275,7 @@ def _check_keys(
                 **facts, "key": _shown(wrong), "expected": f"{list(expected[name])} for {name}",
                 "found": list(stored[name].shape),
             },
-            fix="use the complete, unchanged checkpoint",
+            fix="use the complete, unchanged checkpoint; one of another kind is merged key by key with `structural: true` in a recipe",
         )  # fmt: skip
     if missing:
         raise IncompatibleError(
