@@ -210,8 +210,9 @@ def test_random_methods_agree_in_distribution(plain: tuple[Path, ...], tmp_path:
 
 def test_rotation_of_a_tall_matrix(plain: tuple[Path, ...], tmp_path: Path) -> None:
     """Of wide matrices sd-mecha's map is no rotation (see test_sd_mecha_matrices)."""
-    from sd_mecha.extensions.builtin.merge_methods.svd import rotate
+    from sd_mecha.extensions.builtin.merge_methods import svd
 
+    rotate: Any = svd.rotate
     a, b, _ = unknown(plain)
     wish = rotate(a, sd_mecha.weighted_sum(a, b, alpha=0.2), alpha=0.4)
     found, expected = run_ours(serialised(wish), tmp_path), run_theirs(wish, tmp_path)

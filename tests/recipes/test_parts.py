@@ -58,6 +58,20 @@ def test_the_result_of_a_recipe_is_a_model(folder: Path) -> None:
     assert all(torch.allclose(found[k], 0.75 * a[k] + 0.25 * c[k], atol=1e-6) for k in a)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("soup.mecha", 'version 0.1.0\nmodel "{m}/a.safetensors"\nmodel "{m}/c.safetensors"\nmerge "weighted_sum" &0 &1 0.5\n'),
+        ("soup.yaml", "merge_method: linear\nparameters: {weight: 1}\nmodels: [{model: {m}/a.safetensors}, {model: {m}/c.safetensors}]\n"),
+    ],
+)
+def test_a_foreign_recipe_is_a_model(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text.replace("{m}", str(folder)))
+    found = run(folder, f"  soup: {{recipe: {name}}}\nmerge: 0.5*soup + 0.5*a\n", "a")
+    a, _, c = weights(folder)
+    assert all(torch.allclose(found[k], 0.75 * a[k] + 0.25 * c[k], atol=1e-6) for k in a)
+
+
 def test_an_option_is_said_per_input(folder: Path) -> None:
     text = "merge:\n  method: ties\n  base: a\n  density: 1\n  inputs: [{model: b, density: 0.25}, c]\n  missing: base\n"
     with pytest.raises(RecipeError, match="twice"):

@@ -18,10 +18,11 @@ from fluxsmith.recipes.schedules import Number, Ramp, Schedule, check_points
 from fluxsmith.recipes.schema import InputEntry, ModelEntry, OutputEntry, RecipeFile, RuleEntry, StepEntry
 from fluxsmith.recipes.selectors import Selector
 
-__all__ = ["KINDS", "Builder", "Source"]
+__all__ = ["KINDS", "Builder", "Foreign", "Source"]
 
 Where = Sequence[str | int]
 Source = tuple[Located, RecipeFile]
+Foreign = Callable[[Path, str], Recipe | None]
 KINDS = {
     InputEntry: "a merge input", RuleEntry: "a rule", StepEntry: "a step", RecipeFile: "a recipe", ModelEntry: "a model",
     OutputEntry: "the output",
@@ -31,16 +32,24 @@ _WEIGHTS = "weights"  # the option that an input's `weight` is one of
 
 
 class Builder:
-    """Builds one recipe. `read` opens another recipe file, for includes and for recipes that stand for a model.
+    """Builds one recipe. `read` opens another recipe file, for includes and for recipes that stand for a model; `foreign`
+    reads one that is sd-mecha's or mergekit's, and gives None for ours.
 
     `prefix` stands before the names of models in a recipe that is part of another one; `above` are the files that are
     being read, for the check that none includes itself.
     """
 
     def __init__(
-        self, source: Located, file: RecipeFile, read: Callable[[Path], Source], *, prefix: str = "", above: Sequence[Path] = ()
+        self,
+        source: Located,
+        file: RecipeFile,
+        read: Callable[[Path], Source],
+        foreign: Foreign,
+        *,
+        prefix: str = "",
+        above: Sequence[Path] = (),
     ) -> None:
-        self._source, self._file, self._read, self._prefix = source, file, read, prefix
+        self._source, self._file, self._read, self._foreign, self._prefix = source, file, read, foreign, prefix
         self._above = [*above, Path(source.file).resolve()]
         self._models: dict[str, tuple[Located, str | ModelEntry]] = {}
         self._steps: dict[str, tuple[Located, str | StepEntry]] = {}
@@ -92,12 +101,15 @@ class Builder:
                 known[name] = (source, entry)
 
     def _open(self, path: Path, at: Position | None, above: Sequence[Path]) -> Source:
+        self._check_file(path, at, above)
+        return self._read(path)
+
+    def _check_file(self, path: Path, at: Position | None, above: Sequence[Path]) -> None:
         if path.resolve() in above:
             chain = " -> ".join(str(p.name) for p in (*above, path))
             raise RecipeError("recipe.cycle", f"{path} uses itself: {chain}", at=at)
         if not path.is_file():
             raise RecipeError("recipe.no-file", f"{path} does not exist", at=at, fix="paths are relative to the file that names them")
-        return self._read(path)
 
     def _model(self, name: str, replaced: str | None) -> Expression:
         source, entry = self._models[name]
@@ -112,8 +124,13 @@ class Builder:
 
     def _nested(self, name: str, path: Path, at: Position | None) -> Expression:
         """The result of another recipe file as a model of this one."""
-        source, file = self._open(path, at, self._above)
-        inner = Builder(source, file, self._read, prefix=f"{self._prefix}{name}_", above=self._above).recipe({})
+        prefix = f"{self._prefix}{name}_"
+        self._check_file(path, at, self._above)
+        foreign = self._foreign(path, prefix)
+        if foreign is not None:
+            return foreign.root
+        source, file = self._read(path)
+        inner = Builder(source, file, self._read, self._foreign, prefix=prefix, above=self._above).recipe({})
         if inner.rules or inner.guidance or inner.missing != "error" or inner.structural != self._file.structural:
             raise RecipeError(
                 "recipe.not-in-a-step",

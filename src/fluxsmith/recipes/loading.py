@@ -29,16 +29,8 @@ def load_recipe(path: Path, *, models: Mapping[str, str] | None = None, assign: 
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise UsageError("usage.no-recipe", f"{path} {problem}", fix="fluxsmith new recipe -o recipe.yaml")
-    text = read_text(path)
-    if path.suffix == ".mecha" or is_mecha(text):
-        if assign:
-            raise UsageError("usage.set-on-mecha", "--set changes YAML; a .mecha file has no fields", fix="edit the file")
-        return recipe_from_mecha(text, str(path), models or {})
-    if is_mergekit(text):
-        documents = parse_documents(text, str(path))
-        _assign(documents[-1], assign)
-        return recipe_from_mergekit(documents, models or {})
-    return _build(parse_yaml(text, str(path)), models or {}, assign)
+    foreign = _foreign(path, "", models or {}, assign)
+    return foreign if foreign is not None else _build(read_yaml(path), models or {}, assign)
 
 
 def recipe_from_text(text: str, file: str, *, models: Mapping[str, str] | None = None) -> Recipe:
@@ -78,7 +70,7 @@ def _build(source: Located, models: Mapping[str, str], assign: Sequence[str]) ->
     if file.merge is None:
         fix = "fluxsmith new recipe shows what a recipe has"
         raise RecipeError("recipe.missing-key", "`merge` is missing", at=source.position(()), facts={"file": source.file}, fix=fix)
-    return Builder(source, file, _read).recipe(models)
+    return Builder(source, file, _read, _foreign).recipe(models)
 
 
 def _assign(source: Located, assign: Sequence[str]) -> None:
@@ -87,6 +79,20 @@ def _assign(source: Located, assign: Sequence[str]) -> None:
         if not equals:
             raise UsageError("usage.bad-set", f"`--set {change}` has no `=`", fix="--set merge.density=0.4")
         source.assign(key, value)
+
+
+def _foreign(path: Path, prefix: str, models: Mapping[str, str] | None = None, assign: Sequence[str] = ()) -> Recipe | None:
+    """The recipe of a file of sd-mecha's or mergekit's, None where it is ours; `prefix` stands before its models' names."""
+    text = read_text(path)
+    if path.suffix == ".mecha" or is_mecha(text):
+        if assign:
+            raise UsageError("usage.set-on-mecha", "--set changes YAML; a .mecha file has no fields", fix="edit the file")
+        return recipe_from_mecha(text, str(path), models or {}, prefix)
+    if is_mergekit(text):
+        documents = parse_documents(text, str(path))
+        _assign(documents[-1], assign)
+        return recipe_from_mergekit(documents, models or {}, prefix)
+    return None
 
 
 def _read(path: Path) -> Source:

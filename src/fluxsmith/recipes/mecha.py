@@ -49,12 +49,12 @@ def is_mecha(text: str) -> bool:
     return re.match(r"version\s+\d", text) is not None
 
 
-def recipe_from_mecha(text: str, file: str, models: Mapping[str, str]) -> Recipe:
-    """The recipe of a `.mecha` text; `models` replaces references by name (the stem of the file).
+def recipe_from_mecha(text: str, file: str, models: Mapping[str, str], prefix: str = "") -> Recipe:
+    """The recipe of a `.mecha` text; `models` replaces references by name (the stem of the file, after `prefix`).
 
     Raises RecipeError with line and column.
     """
-    return _Reader(text, file, models).recipe()
+    return _Reader(text, file, models, prefix).recipe()
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class _Cast:
 
 
 class _Reader:
-    def __init__(self, text: str, file: str, replaced: Mapping[str, str]) -> None:
-        self._lines, self._file, self._replaced = text.splitlines(), file, replaced
+    def __init__(self, text: str, file: str, replaced: Mapping[str, str], prefix: str) -> None:
+        self._lines, self._file, self._replaced, self._prefix = text.splitlines(), file, replaced, prefix
         self._line = self._seed = 0
         self._results: list[Any] = []
         self._models: dict[tuple[str, str], Model] = {}
@@ -171,8 +171,8 @@ class _Reader:
         key = (path.value, space)
         if key not in self._models:
             found = model(path.value, holds=space)
-            taken = {node.name for node in self._models.values()}
-            name = next(n for i in range(1, len(taken) + 2) if (n := found.name if i == 1 else f"{found.name}_{i}") not in taken)
+            taken, stem = {node.name for node in self._models.values()}, self._prefix + found.name
+            name = next(n for i in range(1, len(taken) + 2) if (n := stem if i == 1 else f"{stem}_{i}") not in taken)
             at = self._position(path)
             self._models[key] = replace(found, name=name, reference=self._replaced.get(name, path.value), at=at)
         return self._models[key]

@@ -39,12 +39,12 @@ def is_mergekit(text: str) -> bool:
     return _SIGN.search(text) is not None
 
 
-def recipe_from_mergekit(documents: Sequence[Located], models: Mapping[str, str]) -> Recipe:
-    """The recipe of the documents of one file; `models` replaces references by name (the stem of the file).
+def recipe_from_mergekit(documents: Sequence[Located], models: Mapping[str, str], prefix: str = "") -> Recipe:
+    """The recipe of the documents of one file; `models` replaces references by name (the stem of the file, after `prefix`).
 
     Raises RecipeError with file, line and column.
     """
-    return _Reader(documents, models).recipe()
+    return _Reader(documents, models, prefix).recipe()
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class _Condition:
 
 
 class _Reader:
-    def __init__(self, documents: Sequence[Located], replaced: Mapping[str, str]) -> None:
+    def __init__(self, documents: Sequence[Located], replaced: Mapping[str, str], prefix: str) -> None:
         self._documents = [Document(source) for source in documents]
         self._named: dict[str, Document] = {}
         for document in self._documents:
             name = document.data.get("name")
             if name is not None and self._named.setdefault(str(name), document) is not document:
                 raise document.error("recipe.duplicate-name", f"`{name}` is defined twice", ("name",))
-        self._replaced = replaced
+        self._replaced, self._prefix = replaced, prefix
         self._models: dict[str, Model] = {}
         self._nodes: dict[int, Expression] = {}
         self._building: list[str] = []
@@ -131,8 +131,8 @@ class _Reader:
             return self._merge(self._named[reference])
         if reference not in self._models:
             found = model(reference)
-            taken = {node.name for node in self._models.values()}
-            name = next(n for i in range(1, len(taken) + 2) if (n := found.name if i == 1 else f"{found.name}_{i}") not in taken)
+            taken, stem = {node.name for node in self._models.values()}, self._prefix + found.name
+            name = next(n for i in range(1, len(taken) + 2) if (n := stem if i == 1 else f"{stem}_{i}") not in taken)
             at = document.source.position(entry.where)
             self._models[reference] = replace(found, name=name, reference=self._replaced.get(name, reference), at=at)
         return self._models[reference]
