@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fluxsmith as fs
+from fluxsmith.errors import RecipeError
 from fluxsmith.methods.arcee_fusion import arcee_fusion
 from fluxsmith.methods.crossover import frequency_filter
 from fluxsmith.methods.dropout import set_sizes
@@ -201,3 +202,28 @@ def test_della_keeps_the_expectation() -> None:
 
 def test_median_of_models_that_coincide() -> None:
     assert median_coefficients([[1.0, 1.0], [1.0, 1.0]], [0.5, 0.5], 100, 1e-14) == [0.5, 0.5]
+
+
+REFUSED: dict[str, tuple[Callable[..., Expression], dict[str, Any]]] = {
+    "a step below zero": (fs.nearswap, {"t": -0.1}),
+    "more than all outliers": (fs.breadcrumbs, {"gamma": 1.2}),
+    "a window wider than all": (fs.della, {"epsilon": 1.5}),
+    "half a model": (fs.consensus, {"agreeing": 1.5}),
+    "a width beyond the uniform one": (fs.ema, {"profile": "power", "sigma_rel": 0.5}),
+    "a stiffness of two": (fs.clamp, {"stiffness": 2.0}),
+    "an unknown way to draw": (fs.dropout, {"draw": "pairs"}),
+    "no type": (fs.cast, {}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_out_of_their_range_are_refused(name: str) -> None:
+    """When the recipe is built, or at the latest when it is planned."""
+    method, options = REFUSED[name]
+    with pytest.raises(RecipeError):
+        by_hand(method, *[[1.0, 2.0]] * (1 if method is fs.cast else 2), **options)
+
+
+def test_a_curve_is_for_shares() -> None:
+    with pytest.raises(RecipeError, match="between 0 and 1"):
+        by_hand(fs.weighted_sum, [1.0], [2.0], alpha=1.5, curve="inverse_sigmoid")

@@ -5,7 +5,7 @@
 
 Positional parameters are tensors (`*models` takes any number): `Weight`, `Delta`, `Param` (numbers that are no weights,
 such as masks), or `Same` (any of these; all inputs that say so are of one space, and the result is, too).
-Keyword-only parameters are options: `float`, `int`, `bool`, a `Literal` of words, `Share` (a float from 0 to 1) or any
+Keyword-only parameters are options: `float`, `int`, `bool`, a `Literal` of words, `Share` (a float from 0 to 1), `NonNegative` or any
 `Annotated[float, Between(low, high)]`; `PerInput` for one number per input of the variadic parameter, `Each` (and
 `EachShare`) where one number may stand for all of them (the function is given one per input); `float | Param` for a
 number or a tensor of numbers, and `PerInputParam` for one tensor per input of the variadic parameter. Numbers may
@@ -56,8 +56,8 @@ else:
 
 
 __all__ = [
-    "Between", "Delta", "Each", "EachShare", "Input", "Masks", "Measured", "Method", "Option", "Param", "PerInput", "PerInputParam",
-    "Same", "Share", "Space", "Weight", "merge_method",
+    "Between", "Delta", "Each", "EachShare", "Input", "Masks", "Measured", "Method", "NonNegative", "Option", "Param", "PerInput",
+    "PerInputParam", "Same", "Share", "Space", "Weight", "merge_method",
 ]  # fmt: skip
 
 Space = Literal["weight", "delta", "param", "same"]
@@ -80,8 +80,12 @@ class Between:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"between {self.low:g} and {self.high:g}" if self.high < float("inf") else f"at {self.low:g} or above"
+
 
 Share = Annotated[float, Between(0.0, 1.0)]
+NonNegative = Annotated[float, Between(0.0, float("inf"))]
 if not TYPE_CHECKING:
 
     class Each:

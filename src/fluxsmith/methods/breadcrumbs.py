@@ -1,9 +1,9 @@
 """Model breadcrumbs: leave out the largest and the smallest elements of every delta, then add or elect signs."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from fluxsmith.methods.base import Between, Delta, EachShare, Measured, PerInput, Weight, merge_method
+from fluxsmith.methods.base import Delta, EachShare, Measured, PerInput, Share, Weight, merge_method
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.statistics import kth_magnitude
 from fluxsmith.methods.ties import disjoint_average
@@ -12,7 +12,6 @@ from fluxsmith.methods.trimming import deltas, trim
 __all__ = ["breadcrumbs", "breadcrumbs_ties"]
 
 _PAPER = "Davari and Belilovsky 2023, Model breadcrumbs (arXiv 2312.06795)"
-Gamma = Annotated[float, Between(0.0, 1.0)]
 
 
 def _twice(base: Weight, *models: Weight) -> list[Delta]:
@@ -50,7 +49,7 @@ def breadcrumbs(
     bands: Measured,
     weights: PerInput = (),
     density: EachShare = 0.9,
-    gamma: Gamma = 0.01,
+    gamma: Share = 0.01,
     normalize: bool = False,
     scale: float = 1.0,
 ) -> Weight:
@@ -75,7 +74,7 @@ def breadcrumbs_ties(
     bands: Measured,
     weights: PerInput = (),
     density: EachShare = 0.9,
-    gamma: Gamma = 0.01,
+    gamma: Share = 0.01,
     scale: float = 1.0,
     sign: Literal["magnitude", "count"] = "magnitude",
     normalize: bool = True,

@@ -59,7 +59,8 @@ def option_text(option: Option) -> str:
     elif option.default != ():
         text += f" = {_shown(option.default)}"
     if option.between is not None:
-        text += f", from {option.between.low:g} to {option.between.high:g}"
+        low, high = option.between.low, option.between.high
+        text += f", at least {low:g}" if high == float("inf") else f", from {low:g} to {high:g}"
     if option.kind == "int":
         text += ", whole"
     if option.kind == "tensor":

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fluxsmith.methods.base import Between, Weight, merge_method
+from fluxsmith.methods.base import Between, NonNegative, Weight, merge_method
 from fluxsmith.methods.trimming import deltas
 
 __all__ = ["consensus"]
@@ -10,7 +10,7 @@ __all__ = ["consensus"]
 
 @merge_method(paper="Wang et al. 2024, Localizing task information for improved model merging and compression (arXiv 2405.07813)")
 def consensus(
-    base: Weight, *models: Weight, strictness: float = 0.4, agreeing: Annotated[int, Between(0, 1000)] = 2, scale: float = 1.0
+    base: Weight, *models: Weight, strictness: NonNegative = 0.4, agreeing: Annotated[int, Between(0, 1000)] = 2, scale: float = 1.0
 ) -> Weight:
     """base + scale * m * sum_i d_i, where m keeps an element if at least `agreeing` models have it in their mask.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from fluxsmith.methods.base import Delta, Each, EachShare, Masks, Measured, PerInput, Weight, merge_method
+from fluxsmith.methods.base import Delta, EachShare, Masks, Measured, PerInput, Weight, merge_method
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.ranks import row_ranks
 from fluxsmith.methods.statistics import magnitude_ranks, sums, when
@@ -68,7 +68,7 @@ def della_linear(
     measured_masses: Measured,
     weights: PerInput = (),
     density: EachShare = 0.5,
-    epsilon: Each = 0.3,
+    epsilon: EachShare = 0.3,
     over: Over = "rows",
     rescale: Rescale = "density",
     normalize: bool = False,
@@ -98,7 +98,7 @@ def della(
     measured_masses: Measured,
     weights: PerInput = (),
     density: EachShare = 0.5,
-    epsilon: Each = 0.3,
+    epsilon: EachShare = 0.3,
     over: Over = "rows",
     rescale: Rescale = "density",
     scale: float = 1.0,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from fluxsmith.methods.base import Between, Delta, EachShare, Measured, PerInput, Same, Weight, merge_method
+from fluxsmith.methods.base import Between, Delta, EachShare, Measured, NonNegative, PerInput, Same, Weight, merge_method
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.span import Gram, combined, product, themselves
 from fluxsmith.methods.statistics import gram
@@ -39,7 +39,7 @@ def _distance(products: Gram, coefficients: Sequence[float], index: int) -> floa
 
 @merge_method(statistics={"products": gram(themselves)}, propagates=True, paper=_PAPER)
 def geometric_median(
-    *models: Same, products: Measured, weights: PerInput = (), iterations: Iterations = 1000, tolerance: float = 1e-14
+    *models: Same, products: Measured, weights: PerInput = (), iterations: Iterations = 1000, tolerance: NonNegative = 1e-14
 ) -> Same:
     """argmin_x sum_i w_i |x - m_i|, of whole tensors, by Weiszfeld's algorithm.
 
@@ -78,7 +78,7 @@ def ties_median(
     sign: Literal["magnitude", "count"] = "magnitude",
     undecided: Undecided = "plus",
     iterations: Iterations = 1000,
-    tolerance: float = 1e-14,
+    tolerance: NonNegative = 1e-14,
 ) -> Weight:
     """base + scale * geometric median of the deltas that TIES has trimmed and whose minority signs it has erased.
 

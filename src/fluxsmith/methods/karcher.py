@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated
 
-from fluxsmith.methods.base import Between, Measured, PerInput, Same, merge_method
+from fluxsmith.methods.base import Between, Measured, NonNegative, PerInput, Same, merge_method
 from fluxsmith.methods.linear import shares
 from fluxsmith.methods.span import Gram, combined, normalised, product, themselves, unit_gram
 from fluxsmith.methods.statistics import gram
@@ -56,7 +56,7 @@ def karcher(
     products: Measured,
     weights: PerInput = (),
     iterations: Annotated[int, Between(0, 10000)] = 100,
-    tolerance: float = 1e-10,
+    tolerance: NonNegative = 1e-10,
 ) -> Same:
     """argmin_x sum_i w_i angle(x, m_i)^2 on the sphere, times sum_i w_i |m_i|; w is divided by its sum.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fluxsmith.methods.base import Delta, Measured, Weight, merge_method
+from fluxsmith.methods.base import Delta, Measured, NonNegative, Weight, merge_method
 from fluxsmith.methods.statistics import sums
 from fluxsmith.methods.trimming import deltas
 
@@ -24,7 +24,7 @@ def _changed(base: Weight, models: Sequence[Weight], epsilon: float) -> tuple[li
 
 
 @merge_method(paper=_PAPER)
-def ram(base: Weight, *models: Weight, epsilon: float = 1e-5, scale: float = 1.0) -> Weight:
+def ram(base: Weight, *models: Weight, epsilon: NonNegative = 1e-5, scale: float = 1.0) -> Weight:
     """base + scale * the mean, per element, of the deltas that change it by more than epsilon."""
     kept, count = _changed(base, models, epsilon)
     total = kept[0]
@@ -43,7 +43,7 @@ def _counts(base: Weight, *models: Weight, epsilon: float) -> list[Any]:
 
 @merge_method(statistics={"counts": sums(_counts)}, paper=_PAPER)
 def ram_plus(
-    base: Weight, *models: Weight, counts: Measured, r: float = 0.1, alpha: float = 0.2, epsilon: float = 1e-5, scale: float = 1.0
+    base: Weight, *models: Weight, counts: Measured, r: float = 0.1, alpha: float = 0.2, epsilon: NonNegative = 1e-5, scale: float = 1.0
 ) -> Weight:
     """As ram, with what model i alone changes multiplied by 1 + r clamp(shared_i / unique_i, 0, alpha).
 

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+from fluxsmith.errors import RecipeError
 from fluxsmith.methods.base import Param, Weight, merge_method
 
 __all__ = ["weighted_sum"]
@@ -17,6 +18,8 @@ def weighted_sum(
     `curve` bends alpha first, as diffusers' checkpoint merger does: sigmoid to alpha^2 (3 - 2 alpha), inverse_sigmoid to
     1/2 - sin(asin(1 - 2 alpha) / 3), which undoes it.
     """
+    if curve != "linear" and isinstance(alpha, (int, float)) and not 0 <= alpha <= 1:
+        raise RecipeError("recipe.bad-value", f"`alpha` of weighted_sum with a curve lies between 0 and 1, not at {alpha:g}")
     if curve == "sigmoid":
         alpha = alpha * alpha * (3 - 2 * alpha)
     elif curve == "inverse_sigmoid":

@@ -131,9 +131,7 @@ def _check_number(method: Method, option: Option, value: Any) -> Number:
         if not isinstance(number, (int, float)) or isinstance(number, bool) or not abs(number) < float("inf"):
             raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} must be a finite number, not `{number}`")
         if between and not between.low <= number <= between.high:
-            raise RecipeError(
-                "recipe.bad-value", f"`{key}` of {method.name} lies between {between.low:g} and {between.high:g}, not at {number}"
-            )
+            raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} lies {between}, not at {number}")
         if option.kind == "int" and number != int(number):
             raise RecipeError("recipe.bad-value", f"`{key}` of {method.name} is a whole number, not `{number}`")
     return value if isinstance(value, (Ramp, Schedule)) else int(value) if option.kind == "int" else float(value)
