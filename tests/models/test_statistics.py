@@ -167,6 +167,16 @@ def test_fisher_of_pocket_models_stands_between_them(measured: dict[tuple[str, s
         assert (tensor <= torch.maximum(one[name], other[name]) + slack).all()
 
 
+@pytest.mark.parametrize(("method", "option", "kind"), [("fisher", "importance", "fisher"), ("regmean", "grams", "regmean")])
+def test_statistics_do_not_decide_the_type_of_the_result(
+    measured: dict[tuple[str, str], Path], method: str, option: str, kind: str
+) -> None:
+    """The models are bf16, their statistics fp32: the result is bf16."""
+    weights, params = models(measured, kind)
+    merged = fs.load_state_dict(METHODS[method](*weights, **{option: params}))
+    assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+
+
 def test_grams_belong_to_all_parts_of_a_fused_tensor(measured: dict[tuple[str, str], Path]) -> None:
     """A number for `k` alone makes jobs of q, k and v apart; each takes the whole matrix of inputs."""
     from fluxsmith.recipes.schedules import Schedule

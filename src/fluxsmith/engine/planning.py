@@ -1,7 +1,7 @@
 """Making a plan: opening inputs by their headers, checking that they fit, and accounting for every tensor."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -69,7 +69,7 @@ class _Planner:
         self._check_selectors(builder.used)
         written = {job.tensor for job in jobs}
         tensors = [tensor for tensor in tensors if tensor.name in written]
-        jobs, dtypes = _unify_dtypes(jobs, self.recipe.output.dtype)
+        jobs, dtypes = _unify_dtypes(jobs, self.recipe.output.dtype, weight_inputs(self.bounds, self.recipe))
         inputs = self._inputs(jobs)
         return self._assemble(tensors, jobs, dtypes, inputs)
 
@@ -317,15 +317,16 @@ def _job(tensor: Canonical, origin: int, shape: tuple[int, ...], program: tuple[
     return Job(tensor.name, origin, shape, program, "", (), action, reason, tensor.block)
 
 
-def _unify_dtypes(jobs: Sequence[Job], wanted: str | None) -> tuple[list[Job], dict[str, str]]:
-    """The output type of every tensor: what is asked for, or the smallest that holds all that it is made of.
+def _unify_dtypes(jobs: Sequence[Job], wanted: str | None, models: Container[str]) -> tuple[list[Job], dict[str, str]]:
+    """The output type of every tensor: what is asked for, or the smallest that holds the tensors of all `models` that it
+    is made of; numbers that are no weights (masks, importances) have no say.
 
     Integer tensors cannot be averaged; they are copied from the first input that has them.
     Raises IncompatibleError where one input has integers and another has not, or has wider ones.
     """
     types: dict[str, set[str]] = {}
     for job in jobs:
-        types.setdefault(job.tensor, set()).update(d for load in job.loads for d in load.view.dtypes)
+        types.setdefault(job.tensor, set()).update(d for load in job.loads if load.model in models for d in load.view.dtypes)
     chosen: dict[str, str] = {}
     for name, found in types.items():
         floats = {d for d in found if DTYPES[d].is_float}
