@@ -50,7 +50,7 @@ def _filter(heights: "Tensor", alpha: float, tilt: float) -> "Tensor":
     return heights.mul_(slope).add_(start).clamp_(0, 1)
 
 
-@merge_method(whole=True, workspace=lambda rows, columns, inputs: 4.0 * rows * (columns + 2), propagates=True, paper="sd-mecha")
+@merge_method(whole=True, workspace=lambda rows, columns, inputs: 3.75 * rows * (columns + 2), propagates=True, paper="sd-mecha")
 def crossover(a: Same, b: Same, *, alpha: Share = 0.5, tilt: float = 0.0) -> Same:
     """irfftn((1 - f) rfftn(a) + f rfftn(b)) with the filter f(alpha, tilt): at alpha 0 all of a, at 1 all of b.
 

@@ -38,7 +38,7 @@ def tensor_sum(a: Same, b: Same, *, width: float = 0.5, offset: float = 0.0) -> 
     return result
 
 
-@merge_method(whole=True, workspace=lambda rows, columns, inputs: 9.0 * rows * columns, paper="sd-mecha")
+@merge_method(whole=True, workspace=lambda rows, columns, inputs: 10.6 * rows * columns, paper="sd-mecha")
 def top_k_tensor_sum(a: Same, b: Same, *, width: float = 1.0, offset: float = 0.0) -> Same:
     """The values of a in the order of b: its r-th smallest value goes where b has its own r-th smallest.
 
