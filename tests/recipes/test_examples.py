@@ -55,3 +55,11 @@ def test_the_sdxl_example_takes_each_component_from_where_it_says(tmp_path: Path
         assert torch.equal(out[key], one[key])
     key = "model.diffusion_model.middle_block.0.in_layers.2.weight"
     assert torch.equal(out[key], torch.lerp(one[key].float(), two[key].float(), 0.7).to(one[key].dtype))
+
+
+@pytest.mark.parametrize("name", ["12_sd_mecha.mecha", "13_mergekit.yaml"])
+def test_foreign_files_are_checked_and_explained(name: str) -> None:
+    checked = run_cli("check", str(FOLDER / name))
+    assert checked.code == 0 and "3 models" in checked.out
+    told = run_cli("explain", str(FOLDER / name), "single_blocks.3.linear2.weight", "-m", "faint=pocket/swapped")
+    assert told.code == 0 and "swapped" in told.out
