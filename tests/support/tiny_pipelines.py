@@ -2,6 +2,7 @@
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false, reportArgumentType=false
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["PIPELINES", "TinyPipeline", "save_pipeline", "true_shapes"]
+__all__ = ["PIPELINES", "TinyPipeline", "pipeline_tensors", "save_pipeline", "true_shapes", "with_text_model"]
 
 _FOUR = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
 
@@ -195,3 +196,17 @@ def save_pipeline(pipeline: TinyPipeline, folder: Path, seed: int) -> "dict[str,
     (folder / "tokenizer").mkdir()
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     return everything
+
+
+def with_text_model(shapes: dict[str, tuple[int, ...]], family: str) -> dict[str, tuple[int, ...]]:
+    """Names as on the Hub: transformers 5 has no `text_model.` in a text encoder without projection."""
+    if family not in ("sd15", "sdxl"):
+        return shapes
+    return {re.sub(r"^text_encoder/(?!text_model)", "text_encoder/text_model.", key): shape for key, shape in shapes.items()}
+
+
+def pipeline_tensors(folder: Path) -> "dict[str, Tensor]":
+    """The tensors of a pipeline folder by folder and name."""
+    from safetensors.torch import load_file
+
+    return {f"{file.parent.name}/{key}": t for file in sorted(folder.glob("*/*.safetensors")) for key, t in load_file(file).items()}
