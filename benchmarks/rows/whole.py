@@ -10,6 +10,7 @@ FORMULAS = {
     "tsv_merge": "tsv_merge(base, a, b)",
     "iso_c": "iso_c(base, a, b)",
     "iso_cts": "iso_cts(base, a, b)",
+    "knots_ties": "knots_ties(base, a, b)",
     "wudi": "wudi(base, a, b, steps=10)",
     "rotate": "base + rotate(a, b, alignment=0.5) - a",
     "truncate_rank": "base + truncate_rank(a - b, rank=16)",

@@ -94,7 +94,7 @@ def test_iso_cts_without_own_directions_is_iso_c() -> None:
     assert all(close(one[name], other[name]) for name in SHAPES)
 
 
-@pytest.mark.parametrize("method", ["tsv_merge", "iso_c", "iso_cts", "wudi"])
+@pytest.mark.parametrize("method", ["tsv_merge", "iso_c", "iso_cts", "wudi", "knots_ties"])
 def test_the_order_of_the_models_does_not_matter(method: str) -> None:
     base, a, b, c = models()
     one, other = merged(METHODS[method](base, a, b, c)), merged(METHODS[method](base, c, a, b))
@@ -255,8 +255,16 @@ def test_rotate_goes_from_one_model_to_the_other(name: str) -> None:
 
 def test_identical_models_stay_as_they_are() -> None:
     same = as_models(base=BASE, a=dict(BASE), b=dict(BASE))
-    for method in ("tsv_merge", "iso_c", "iso_cts", "wudi"):
+    for method in ("tsv_merge", "iso_c", "iso_cts", "wudi", "knots_ties"):
         out = merged(METHODS[method](*same))
         assert all(torch.equal(out[name], BASE[name]) for name in SHAPES), method
     out = merged(METHODS["rotate"](*same[:2]))
     assert all(close(out[name], BASE[name]) for name in SHAPES)
+
+
+def test_knots_of_one_model_is_the_model() -> None:
+    base, a, *_ = models()
+    out = merged(METHODS["knots_ties"](base, a, density=1.0))
+    assert all(close(out[name], TUNED[0][name]) for name in SHAPES)
+    twice = merged(METHODS["knots_ties"](*as_models(base=BASE, a=TUNED[0], b=dict(TUNED[0])), density=1.0))
+    assert all(close(twice[name], TUNED[0][name]) for name in SHAPES)

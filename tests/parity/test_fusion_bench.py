@@ -55,6 +55,25 @@ def test_iso_cts(common: float) -> None:
     assert_close(ours("iso_cts", common=common), iso_cts(DELTAS, common_space_fraction=common, accelerator="cpu"))
 
 
+@pytest.mark.parametrize("density", [0.3, 1.0])
+def test_knots(density: float) -> None:
+    """FusionBench has the alignment alone; the vote of signs is spelled out here."""
+    from fusion_bench.method.knots.knots_utils import subspace_alignment
+
+    found = ours("knots_ties", density=density)
+    for name in ("square", "wide", "tall"):
+        u, s, parts = subspace_alignment([delta[name] for delta in DELTAS], eps=1e-7)
+        kept: list[Tensor] = []
+        for part in parts:
+            limit = part.abs().flatten().sort(descending=True).values[max(int(density * part.numel()), 1) - 1]
+            kept.append(part * (part.abs() >= limit))
+        sign = torch.where(torch.stack(kept).sum(0) >= 0, 1.0, -1.0)
+        agree = torch.stack([part * (part * sign > 0) for part in kept])
+        mean = agree.sum(0) / (agree != 0).sum(0).clamp(min=1)
+        # a coordinate next to the threshold may fall on either side
+        assert ((found[name] - u @ torch.diag(s) @ mean).abs() < 2e-6).float().mean() > 0.98, name
+
+
 def test_wudi() -> None:
     """Its gradient comes from autograd, ours from the quadratic's matrices: rounding differs, and Adam divides by it."""
     from fusion_bench.method.wudi.wudi import wudi_merging

@@ -86,6 +86,7 @@ from fluxsmith.methods import (  # noqa: E402
     geometric_sum,
     isotropic,
     karcher,
+    knots,
     linear,
     magmax,
     model_stock,
@@ -112,7 +113,7 @@ from fluxsmith.methods import (  # noqa: E402
     wudi,
 )  # isort: skip
 
-_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean, reindex)
+_ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean, reindex, knots)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
 _ = (transpose,)
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
