@@ -77,6 +77,22 @@ def test_a_merged_encoder_gives_the_embeddings_of_averaged_state_dicts(pair: tup
     assert not torch.allclose(found, embed(AutoModel.from_pretrained(one), one), rtol=0, atol=1e-3), "the noise must matter"
 
 
+@pytest.mark.parametrize(("dtype", "least"), [("bf16", 0.9999), ("fp8_e4m3", 0.98), ("fp8_e5m2", 0.95)])
+def test_a_merged_and_quantised_encoder_still_runs(pair: tuple[Path, Path], tmp_path: Path, dtype: str, least: float) -> None:
+    one, two = (fs.model(str(folder), name=name) for folder, name in zip(pair, "ab", strict=True))
+    fs.merge(fs.weighted_sum(one, two, alpha=0.5), tmp_path / "full")
+    fs.merge(fs.weighted_sum(one, two, alpha=0.5), tmp_path / "small", dtype=dtype)
+    stored = load_file(tmp_path / "small" / "model.safetensors")
+    assert sum(t.nbytes for t in stored.values()) < 0.51 * sum(
+        t.nbytes for t in load_file(tmp_path / "full" / "model.safetensors").values()
+    )
+    full = AutoModel.from_pretrained(tmp_path / "full")
+    small = AutoModel.from_pretrained(tmp_path / "full")
+    small.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in stored.items()}, strict=False)
+    cosines = (embed(full, pair[0]) * embed(small, pair[0])).sum(1)
+    assert least < float(cosines.min()) < 1 - 1e-6
+
+
 def test_the_folder_is_one_of_transformers_with_its_other_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
     one, two = pair
     fs.merge(fs.weighted_sum(str(one), fs.model(str(two), name="b"), alpha=0.25), tmp_path / "out", dtype="fp16", shard_size="20MB")
