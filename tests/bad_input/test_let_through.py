@@ -116,7 +116,12 @@ def test_force_replaces_a_folder_and_all_of_its_shards(yard: Yard) -> None:
     assert len(list(output.glob("*.safetensors"))) > 5
     few = run_cli(*yard.merge(yard.tiny.sharded, "--shard-size", "1GB", output=output))
     assert few.code == 0, few.err
-    assert sorted(path.name for path in output.iterdir()) == ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "report.html"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "README.md",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "report.html",
+    ]
     assert sorted(path.name for path in output.parent.iterdir()) == ["folder", "merged.safetensors", "neighbour.txt"]
 
 
