@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.io.views import View
 from fluxsmith.layouts.emission import COMFY_PREFIX
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.compare import bits
-from fluxsmith.io.checkpoint import open_checkpoint
+from fluxsmith.io.opening import open_checkpoint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fluxsmith.errors import FileError, HubError
-from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.io.references import FIRST_READ, open_reference
 from fluxsmith.io.views import View
 from support.tiny_pipelines import PIPELINES, save_pipeline

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fluxsmith as fs
 from fluxsmith.errors import IncompatibleError
-from fluxsmith.io.checkpoint import open_checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import TABLES, Table, table_of
 from fluxsmith.layouts.binding import solve_dims
 from fluxsmith.layouts.detection import detect

@@ -13,7 +13,7 @@ from torch import Tensor
 import fluxsmith as fs
 from fluxsmith.engine.plan import Apply
 from fluxsmith.errors import IncompatibleError
-from fluxsmith.io.checkpoint import open_checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import FLUX1, families, known_tables, table_of
 from fluxsmith.layouts.learning import learn
 from fluxsmith.layouts.table_file import read_table, table_of_file, to_yaml
@@ -152,7 +152,7 @@ def test_tables_of_other_packages_are_known(tmp_path: Path, monkeypatch: pytest.
     """An entry point of the group `fluxsmith.tables`; one that is no table is refused by its name."""
     save_file(encoder(1), tmp_path / "a.safetensors")
     (tmp_path / "their_tables.py").write_text(
-        "from fluxsmith.io.checkpoint import open_checkpoint\nfrom fluxsmith.layouts.learning import learn\n"
+        "from fluxsmith.io.opening import open_checkpoint\nfrom fluxsmith.layouts.learning import learn\n"
         "from fluxsmith.layouts.table_file import table_of_file\nfrom pathlib import Path\n"
         f"THEIRS = table_of_file(learn(open_checkpoint(Path({str(tmp_path / 'a.safetensors')!r})), 'theirs'))\nWRONG = 3\n"
     )

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fluxsmith.engine.merging import merge as run_recipe
-from fluxsmith.io.checkpoint import open_checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.recipes.loading import recipe_from_text
 from fluxsmith.recipes.mergeflux import DeltaMerge, WeightedMerge, delta_recipe, weighted_recipe
 from fluxsmith.recipes.saving import recipe_to_text

@@ -17,8 +17,9 @@ from fluxsmith.engine.outputs import COMPANIONS
 from fluxsmith.engine.plan import Input, Job, Plan
 from fluxsmith.engine.planning import make_plan
 from fluxsmith.errors import IncompatibleError, Interrupted, ResourceError, UsageError
-from fluxsmith.io.checkpoint import PARTS, Checkpoint, open_checkpoint
+from fluxsmith.io.checkpoint import PARTS, Checkpoint
 from fluxsmith.io.hashing import NO_SHA256, SHA256_KEY
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.io.references import open_reference
 from fluxsmith.io.writer import FileSink, disk_error, held_bytes
 from fluxsmith.recipes.recipe import Recipe

@@ -3,7 +3,8 @@
 dtypes.py      element types and their names
 header.py      the header of a safetensors file, read strictly and written
 sniff.py       what a file is that is no safetensors file
-checkpoint.py  a file, a folder of shards, or files on the Hub, by headers alone
+checkpoint.py  what a checkpoint is, and the folders that its files lie in
+opening.py     a file, a folder of shards, or files on the Hub, by headers alone
 pickled.py     torch.save files as extents, without running pickles
 views.py       tensors as lists of byte extents
 shards.py      where every tensor of an output will lie
@@ -13,7 +14,8 @@ references.py  what a user names: paths, pocket/NAME, Hub repositories
 hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256
 """
 
-from fluxsmith.io.checkpoint import Checkpoint, open_checkpoint
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.io.views import Extent, View
 
 __all__ = ["Checkpoint", "Extent", "View", "open_checkpoint"]

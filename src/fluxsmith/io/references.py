@@ -6,19 +6,9 @@ from urllib.parse import quote
 
 from fluxsmith.errors import FileError
 from fluxsmith.hub import HubFolder, HubReference, open_repository, parse_reference
-from fluxsmith.io.checkpoint import (
-    PICKLES,
-    STEMS,
-    Checkpoint,
-    LocalFolder,
-    WeightFile,
-    join_parts,
-    open_checkpoint,
-    open_folder,
-    pipeline_parts,
-    read_json,
-)
+from fluxsmith.io.checkpoint import PICKLES, STEMS, Checkpoint, LocalFolder, WeightFile, read_json
 from fluxsmith.io.header import Header, parse_header
+from fluxsmith.io.opening import join_parts, open_checkpoint, open_folder, pipeline_parts
 
 __all__ = ["open_reference"]
 
