@@ -14,7 +14,7 @@ from fluxsmith.hub import pocket_folder
 from fluxsmith.io.hashing import content_hash
 from fluxsmith.methods import METHODS, Method
 from fluxsmith.pocket.checkpoints import CHECKPOINTS, LEARNED
-from fluxsmith.reports.methods_bench.calls import call_of, express, why_not
+from fluxsmith.reports.methods_bench.calls import call_of, express, measured_methods, why_not
 from fluxsmith.reports.methods_bench.family import pocket_family
 from fluxsmith.reports.methods_bench.records import Record, Records, key_of
 from fluxsmith.reports.methods_bench.scoring import FINAL, QUICK_FINAL, QUICK_SEARCH, SEARCH, Scoring, merged_recipe, score
@@ -73,7 +73,7 @@ def run_bench(
     Raises RecipeError for an unknown method or checkpoint, and for a method that was named but does not apply.
     """
     _check_names(tuned, list(LEARNED), "fine-tune of the pocket base", "fluxsmith bench methods --help")
-    _check_names(methods, list(METHODS), "merge method", "fluxsmith list methods")
+    _check_names(methods, list(measured_methods()), "merge method", "fluxsmith list methods")
     chosen = _applicable(methods)
     skills = ["plain", *(LEARNED[name] for name in tuned)]
     bench = Bench(tuned, skills, QUICK_FINAL, QUICK_SEARCH, trials=2) if quick else Bench(tuned, skills, FINAL)
@@ -97,12 +97,13 @@ def run_bench(
 def _applicable(names: Sequence[str]) -> list[Method]:
     """The methods of these names, or all that apply; raises RecipeError where a named one does not."""
     if not names:
-        return [method for method in METHODS.values() if why_not(method) is None]
+        return [method for method in measured_methods().values() if why_not(method) is None]
+    known = measured_methods()
     for name in names:
-        reason = why_not(METHODS[name])
+        reason = why_not(known[name])
         if reason is not None:
             raise RecipeError("bench.method-does-not-apply", f"{name} {reason}", fix="fluxsmith list methods")
-    return [METHODS[name] for name in names]
+    return [known[name] for name in names]
 
 
 def _try(maker: _Maker, method: Method) -> list[Row]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fluxsmith.errors import RecipeError
-from fluxsmith.methods import Method
+from fluxsmith.methods import METHODS, Method
+from fluxsmith.methods.base import Option
 from fluxsmith.recipes.expressions import Expression
+from fluxsmith.recipes.lines import lines
 from fluxsmith.reports.methods_bench.family import Call, Family
 from fluxsmith.reports.methods_bench.statistics_inputs import with_statistics
 
-__all__ = ["CALLS", "SKIPPED", "call_of", "express", "why_not"]
+__all__ = ["CALLS", "SKIPPED", "call_of", "express", "measured_methods", "why_not"]
 
 
 def express(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
@@ -86,7 +90,13 @@ def _sum_of_deltas(method: Method, family: Family, options: Mapping[str, Any]) -
     return family.base + method(total, **own) * options.get("scale", 1.0)
 
 
+def _growing(method: Method, family: Family, options: Mapping[str, Any]) -> Expression:
+    """LiNeS: task arithmetic whose scale grows from alpha to alpha + beta over the blocks, here from 0.5 to 0.9."""
+    return lines(family.base, *family.tuned, alpha=options.get("alpha", 0.5), beta=options.get("beta", 0.4))
+
+
 CALLS: dict[str, Call] = {
+    "lines": _growing,
     "slerp": _one_after_another,
     "nuslerp": _one_after_another,
     "nearswap": _one_into_another,
@@ -103,6 +113,14 @@ SKIPPED = {
     "clamp": "bounds one model by others",
     "ema": "averages the checkpoints of one run, which have an order",
 }
+
+
+_LINES = {name: Option(name, "float", inspect.Parameter.empty) for name in ("alpha", "beta")}
+
+
+def measured_methods() -> dict[str, Method]:
+    """All that is measured: the registered methods, and LiNeS, which is a schedule of one of them."""
+    return {**METHODS, "lines": replace(METHODS["task_arithmetic"], name="lines", options=_LINES)}
 
 
 def _spread(method: Method, name: str, value: Any, count: int) -> Any:

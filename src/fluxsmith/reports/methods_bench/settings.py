@@ -36,6 +36,7 @@ SEARCHED: dict[str, Sequence[Axis]] = {
     "nearswap": (("t", (0.001, 0.01, 0.1)),),
     "fisher": (("floor", (1e-8, 1e-6, 1e-4)),),
     "regmean": (("alpha", (0.5, 0.7, 0.99)),),
+    "lines": (("beta", (0.2, 0.6, 0.8)), ("alpha", (0.3, 0.4, 0.6))),
     "subspace_boost": (("scale", AXES["scale"]), ("share", (0.005, 0.05))),
 }
 """Method -> its axes, in place of AXES."""
