@@ -48,6 +48,14 @@ class HubReference:
         revision = f"@{self.revision}" if self.revision else ""
         return f"{self.repo}{revision}" + (f":{self.path}" if self.path else "")
 
+    @property
+    def download_command(self) -> str:
+        """For messages: the command of huggingface_hub that puts what is named into the cache."""
+        path = self.path or ""
+        if path and not path.lower().endswith(WEIGHT_SUFFIXES):
+            path = f"--include '{path}/*'"
+        return " ".join(filter(None, ["hf download", self.repo, path, f"--revision {self.revision}" if self.revision else ""]))
+
 
 def parse_reference(reference: str) -> Path | HubReference:
     """What a reference means, without asking the Hub.
@@ -98,7 +106,7 @@ def _find_pocket(name: str) -> Path:
             "pocket.unknown-name",
             f"there is no pocket checkpoint `{name}`",
             facts={"known": ", ".join(known) or "none"},
-            fix=did_you_mean(name, known) or "fluxsmith pocket ls",
+            fix=did_you_mean(name, known) or "name one of these",
         )
     return folder / name
 
@@ -294,7 +302,7 @@ def _cached_repository(reference: HubReference) -> HubFolder:
             "hub.offline",
             f"{reference} is not in the cache, and HF_HUB_OFFLINE forbids to ask the Hub",
             facts={"cache": cache_folder()},
-            fix=f"unset HF_HUB_OFFLINE, or first, with a network: fluxsmith pull {reference}",
+            fix=f"unset HF_HUB_OFFLINE, or first, with a network: {reference.download_command}",
         )
     paths = [path for path in snapshot.rglob("*") if path.is_file()]
     files = {path.relative_to(snapshot).as_posix(): _describe_cached(path) for path in paths}

@@ -44,7 +44,7 @@ def failing(number: int, real: Callable[..., Any], *, after: int = 0) -> Callabl
 def test_a_disk_too_small_is_seen_before_anything_is_written(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100_000))
     monkeypatch.setattr(os, "posix_fallocate", failing(errno.EIO, os.posix_fallocate))
-    fails(yard, yard.merge(yard.tiny.a), 5, "plan.not-enough-disk", "0.0 GB", str(yard.target.parent), "-o")
+    fails(yard, yard.merge(yard.tiny.a), 5, "plan.not-enough-disk", "0.1 MB are free", str(yard.target.parent), "-o")
 
 
 # Where a disk may turn out to be full, by the call that says so and how often it works before.

@@ -97,6 +97,7 @@ def test_the_average_can_be_made_again_from_the_file(run: list[Path], tmp_path: 
 @pytest.mark.parametrize(("words", "code", "told"), [
     ([], "usage.no-average", "--alpha 0.9"),
     (["--alpha", "much"], "usage.number", "`much`"),
+    (["--alpha", "0.5,0.9", "--alpha", "0.50"], "usage.number", "0.5 twice"),
     (["--alpha", "1.5"], "recipe.bad-value", "between 0 and 1"),
     (["--sigma-rel", "0.4"], "recipe.bad-value", "`sigma_rel`"),
     (["--alpha", "nan"], "recipe.bad-value", "finite"),

@@ -60,6 +60,23 @@ def test_types_and_strides_in_memory_are_honoured() -> None:
         fs.load_state_dict(node({"w": torch.zeros(2, dtype=torch.complex128)}, "z") * 1.0)
 
 
+def test_a_tensor_without_elements_comes_out_as_it_is() -> None:
+    found = fs.load_state_dict(fs.weighted_sum(node({"w": torch.ones(0, 4)}, "a"), node({"w": torch.ones(0, 4)}, "b"), alpha=0.5))
+    assert (found["w"].shape, found["w"].dtype) == ((0, 4), torch.float32)
+
+
+@pytest.mark.parametrize(("tensors", "told"), [
+    ({"w": 3}, "`w` of memory:a is of type int"),
+    ({1: torch.ones(2)}, "key of memory:a is 1"),
+    ({"w": torch.ones(2, device="meta")}, "`w` of memory:a is on the meta device"),
+    ({"w": torch.ones(2, 2).to_sparse()}, "`w` of memory:a is a sparse tensor"),
+])  # fmt: skip
+def test_what_is_no_tensor_with_values_is_named(tensors: Any, told: str) -> None:
+    with pytest.raises(IncompatibleError) as caught:
+        fs.load_state_dict(node(tensors, "a"))
+    assert (caught.value.code, told in caught.value.message) == ("model.not-a-tensor", True)
+
+
 def test_inputs_in_memory_are_not_changed() -> None:
     before = {key: tensor.clone() for key, tensor in A.items()}
     for name in ("linear", "ties", "dare_linear", "slerp", "task_arithmetic"):
@@ -268,6 +285,18 @@ def test_a_method_that_is_wrong_is_one_error_and_no_output(kind: str, code: str,
 
 
 @pytest.mark.usefixtures("registry")
+def test_no_method_takes_the_name_of_a_built_in_one() -> None:
+    """Its outputs would carry a recipe that means something else where they are made again."""
+    ties = METHODS["ties"]
+    with pytest.raises(UsageError) as caught:
+
+        @fs.merge_method(name="ties")
+        def _mine(a: fs.Weight, b: fs.Weight) -> fs.Weight:  # pyright: ignore[reportUnusedFunction]
+            return a
+
+    assert (caught.value.code, METHODS["ties"] is ties) == ("method.name-taken", True)
+
+
 def test_installed_packages_bring_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib.metadata import EntryPoint
 

@@ -170,7 +170,7 @@ def test_offline_without_a_copy(hub: HubServer, repo: Path, monkeypatch: pytest.
     error = error_of("org/name@v1:transformer", download=True)
     assert (error.code, error.exit_code) == ("hub.offline", 6)
     assert "HF_HUB_OFFLINE" in (error.fix or "")
-    assert "fluxsmith pull org/name@v1:transformer" in (error.fix or "")
+    assert "hf download org/name --include 'transformer/*' --revision v1" in (error.fix or "")
     assert hub.requests == []
 
 

@@ -265,7 +265,7 @@ def test_an_allowed_pickle_needs_the_download(hub: HubServer, tmp_path: Path) ->
     torch.save({"weight": torch.ones(3)}, tmp_path / "flux.ckpt")
     hub.add("org/name", tmp_path)
     error = refused("org/name:flux.ckpt", allow_pickle=True)
-    assert (error.code, error.fix) == ("file.pickle", "fluxsmith pull org/name:flux.ckpt")
+    assert (error.code, error.fix) == ("file.pickle", "hf download org/name flux.ckpt --revision main")
     found = open_reference("org/name:flux.ckpt", download=True, allow_pickle=True)
     assert torch.equal(read(found.tensors["weight"]), torch.ones(3))
     assert found.reference == "org/name:flux.ckpt"

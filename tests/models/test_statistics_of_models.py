@@ -239,6 +239,7 @@ def test_bad_calls_leave_no_file(tmp_path: Path) -> None:
         "data.guidance": ("pocket/dev", example_file(tmp_path / "x.safetensors"), target),
         "usage.unknown-data": ("pocket/framed", "pocket/nobody", target),
         "usage.output": ("pocket/framed", "pocket", tmp_path / "out.bin"),
+        "model.wrong-kind": (wide, wide, target),
     }
     for code, (model, data, output) in cases.items():
         done = run(model, "--kind", "regmean", "--data", data, "--examples", 2, "-o", output)

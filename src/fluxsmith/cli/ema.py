@@ -55,9 +55,12 @@ def _numbers(flag: str, texts: Sequence[str]) -> list[float]:
     found: list[float] = []
     for word in (word for text in texts for word in text.split(",")):
         try:
-            found.append(float(word))
+            number = float(word)
         except ValueError:
             raise UsageError("usage.number", f"`{word}` of --{flag} is not a number", fix=f"--{flag} 0.1,0.2") from None
+        if f"{number:g}" in {f"{other:g}" for other in found}:  # as _labelled names the outputs
+            raise UsageError("usage.number", f"--{flag} has {number:g} twice", fix="name every value once")
+        found.append(number)
     return found
 
 

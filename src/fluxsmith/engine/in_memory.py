@@ -30,5 +30,6 @@ def load_state_dict(recipe: Recipe, settings: Settings | None = None) -> tuple[d
         data = torch.from_numpy(buffer)
         for name, entry in file.tensors.items():
             dtype = getattr(torch, str(DTYPES[entry.dtype].torch))
-            tensors[name] = data[entry.start : entry.stop].view(dtype).reshape(entry.shape)
+            part = data[entry.start : entry.stop]
+            tensors[name] = part.view(dtype).reshape(entry.shape) if part.numel() else torch.empty(entry.shape, dtype=dtype)
     return tensors, plan

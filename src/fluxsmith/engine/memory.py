@@ -100,7 +100,7 @@ def threads_for(tile_bytes: int, whole: int, wanted: int, limit: int | None) -> 
     need = peak_bytes(tile_bytes, whole, 1, limit)
     raise ResourceError(
         "plan.not-enough-memory",
-        f"the run peaks at {need / 1e9:.2f} GB, {limit / 1e9:.2f} GB are allowed",
-        facts={"made of": f"program {BASE_BYTES / 1e9:.2f} | tiles {tile_bytes / 1e9:.2f} | whole tensors {whole / 1e9:.2f}"},
+        f"the run peaks at {need / 1e6:,.0f} MB, {limit / 1e6:,.0f} MB are allowed",
+        facts={"made of": f"program {BASE_BYTES / 1e6:,.0f} | tiles {tile_bytes / 1e6:,.0f} | whole tensors {whole / 1e6:,.0f}"},
         fix=f"--memory {-(-need // 10**6)}MB",
     )

@@ -159,7 +159,7 @@ def check_target(plan: Plan, output: Path, force: bool) -> None:
     if free < plan.needs.disk:
         raise ResourceError(
             "plan.not-enough-disk",
-            f"the output takes {plan.needs.disk / 1e9:.1f} GB, {free / 1e9:.1f} GB are free",
+            f"the output takes {plan.needs.disk / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free",
             facts={"folder": parent},
             fix="free some space, or write to another disk with -o",
         )

@@ -46,7 +46,7 @@ def buffer(file: str) -> memoryview:
 def checkpoint_of(owner: object, tensors: Mapping[str, Tensor], reference: str) -> Checkpoint:
     """A state dict as a checkpoint called `reference`; its buffers live as long as `owner`.
 
-    Raises IncompatibleError for tensors of a type that no checkpoint has.
+    Raises IncompatibleError for tensors of a type that no checkpoint has, and for what is no tensor with values.
     """
     with _lock:
         if owner not in _known:
@@ -65,6 +65,7 @@ def _make(tensors: Mapping[str, Tensor], reference: str) -> Checkpoint:
     names = {dtype.torch: name for name, dtype in DTYPES.items() if dtype.torch}
     views: dict[str, View] = {}
     for key, tensor in tensors.items():
+        _check_tensor(key, tensor, reference)
         dtype = names.get(str(tensor.dtype).removeprefix("torch."))
         if dtype is None:
             raise IncompatibleError(
@@ -77,6 +78,20 @@ def _make(tensors: Mapping[str, Tensor], reference: str) -> Checkpoint:
         _buffers[file] = _bytes(tensor)
         views[key] = View(tuple(tensor.shape), (Extent(file, 0, tensor.numel(), dtype),))
     return Checkpoint(reference, (), views)
+
+
+def _check_tensor(key: object, tensor: object, reference: str) -> None:
+    import torch
+
+    if not isinstance(key, str):
+        problem = f"a key of {reference} is {key!r}, not text"
+    elif not isinstance(tensor, torch.Tensor):
+        problem = f"`{key}` of {reference} is of type {type(tensor).__name__}, not a tensor"
+    elif tensor.is_meta or tensor.layout is not torch.strided:
+        problem = f"`{key}` of {reference} is {'on the meta device, without values' if tensor.is_meta else 'a sparse tensor'}"
+    else:
+        return
+    raise IncompatibleError("model.not-a-tensor", problem, facts={"key": key}, fix="give a dictionary of names and dense tensors")
 
 
 def _bytes(tensor: Tensor) -> memoryview:

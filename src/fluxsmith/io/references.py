@@ -78,7 +78,7 @@ def _open_pickle(folder: HubFolder, file: str, reference: str, download: bool) -
             "file.pickle",
             f"{file} of {folder.name} is a pickle: what is in it can be told only after the download",
             facts={"file": folder.path(file), "size": f"{folder.files[file].size:,} bytes"},
-            fix=f"fluxsmith pull {reference}",
+            fix=HubReference(folder.repo, folder.revision, folder.path(file)).download_command,
         )
     return open_checkpoint(folder.download([file]) / file, reference, allow_pickle=True)
 

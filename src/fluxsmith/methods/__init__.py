@@ -12,7 +12,7 @@ method's and whose value is the decorated function; they are imported when a rec
 
 from importlib.metadata import entry_points
 
-from fluxsmith.errors import MethodError, RecipeError, did_you_mean
+from fluxsmith.errors import MethodError, RecipeError, UsageError, did_you_mean
 from fluxsmith.methods.base import Delta, Method, Weight, merge_method
 
 __all__ = ["METHODS", "Delta", "Method", "Weight", "find_method", "installed_methods", "merge_method", "register"]
@@ -22,8 +22,19 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> None:
-    """Make a method known under its name; a later one of the same name takes its place."""
+    """Make a method known under its name; a later one of the same name takes its place, but not that of one of ours.
+
+    Raises UsageError there: recipes that name a built-in method would mean something else from then on.
+    """
+    known = METHODS.get(method.name)
+    if known is not None and _is_built_in(known) and not _is_built_in(method):
+        fix = "give the function another name, or @fs.merge_method(name=...)"
+        raise UsageError("method.name-taken", f"`{method.name}` is a method of fluxsmith", fix=fix)
     METHODS[method.name] = method
+
+
+def _is_built_in(method: Method) -> bool:
+    return method.function.__module__.startswith(f"{__name__}.")
 
 
 def find_method(name: str) -> Method:

@@ -33,7 +33,13 @@ def load_transformer(
 
     wanted = recipe if isinstance(recipe, Recipe) else Recipe(as_expression(recipe))
     output = OutputOptions("diffusers", dtype or wanted.output.dtype, None)
-    tensors, plan = load_state_dict(replace(wanted, output=output), settings)
+    try:
+        tensors, plan = load_state_dict(replace(wanted, output=output), settings)
+    except IncompatibleError as error:
+        if error.code != "output.no-layout":
+            raise
+        # the layout is ours, not the caller's: its remedy would be to leave out what was never said
+        raise IncompatibleError("model.wrong-kind", "the result is no FLUX.1 transformer", fix="give a FLUX.1 model") from None
     if plan.family != "flux1" or plan.config is None:
         raise IncompatibleError("model.wrong-kind", f"the result is {plan.family}, not a FLUX.1 transformer")
     with init_empty_weights():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fluxsmith.errors import FluxsmithError, RecipeError, did_you_mean
+from fluxsmith.errors import FluxsmithError, RecipeError, UsageError, did_you_mean
 from fluxsmith.hub import pocket_folder
 from fluxsmith.io.hashing import content_hash
 from fluxsmith.methods import METHODS, Method
@@ -70,7 +70,7 @@ def run_bench(
     """Score the base, the fine-tunes `tuned`, and what every method (or those named) makes of them.
 
     Scores go to the JSON lines file `records` and are taken from there where nothing that decides them has changed.
-    Raises RecipeError for an unknown method or checkpoint, and for a method that was named but does not apply.
+    Raises UsageError for an unknown method or checkpoint, RecipeError for a method that was named but does not apply.
     """
     _check_names(tuned, list(LEARNED), "fine-tune of the pocket base", "fluxsmith bench methods --help")
     _check_names(methods, list(measured_methods()), "merge method", "fluxsmith list methods")
@@ -168,7 +168,7 @@ class _Maker:
 def _check_names(given: Sequence[str], known: list[str], what: str, fix: str) -> None:
     for name in given:
         if name not in known:
-            raise RecipeError("bench.unknown-name", f"`{name}` is no {what}", hint=did_you_mean(name, known), fix=fix)
+            raise UsageError("bench.unknown-name", f"`{name}` is no {what}", hint=did_you_mean(name, known), fix=fix)
 
 
 def _means(rows: Sequence[Row]) -> str:
