@@ -94,6 +94,16 @@ def test_the_average_can_be_made_again_from_the_file(run: list[Path], tmp_path: 
     assert all(torch.equal(tensor, load_file(again)[name]) for name, tensor in load_file(out).items())
 
 
+def test_an_input_that_has_moved_is_asked_for_by_its_name(run: list[Path], tmp_path: Path) -> None:
+    out, again = tmp_path / "ema.safetensors", tmp_path / "again.safetensors"
+    assert run_cli("ema", *run, "-o", out, "--alpha", 0.5, "-q").code == 0
+    moved = run[0].rename(tmp_path / "moved.safetensors")
+    ended = run_cli("reproduce", out, "-o", again, "-q")
+    assert (ended.code, "-m model_1=PATH" in ended.err) == (3, True)
+    assert run_cli("reproduce", out, "-o", again, "-q", "-m", f"model_1={moved}").code == 0
+    assert again.read_bytes() == out.read_bytes()
+
+
 @pytest.mark.parametrize(("words", "code", "told"), [
     ([], "usage.no-average", "--alpha 0.9"),
     (["--alpha", "much"], "usage.number", "`much`"),

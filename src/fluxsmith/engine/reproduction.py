@@ -9,7 +9,7 @@ from pathlib import Path
 from fluxsmith.engine.input_hashes import InputHashes
 from fluxsmith.engine.lineage import NO_HASH, input_names, recorded_inputs
 from fluxsmith.engine.merging import opener
-from fluxsmith.errors import IncompatibleError
+from fluxsmith.errors import FileError, IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.memory import is_memory
 from fluxsmith.recipes.loading import recipe_from_text
@@ -44,13 +44,18 @@ def recorded_recipe(checkpoint: Checkpoint, models: Mapping[str, str]) -> Recipe
 def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
     """Compare the inputs' hashes with those that the checkpoint records; returns how many files were compared.
 
-    Raises IncompatibleError naming the first input that is not the same.
+    Raises IncompatibleError naming the first input that is not the same, FileError naming one that has moved.
     """
     open_reference = opener(download=True)
     recorded = recorded_inputs(checkpoint.metadata)
     compared = 0
     for model in recipe.models():
-        files = open_reference(model.reference).files
+        try:
+            files = open_reference(model.reference).files
+        except FileError as error:
+            if error.code == "file.not-found":
+                error.fix = f"-m {model.name}=PATH names it where it lies now"
+            raise
         if recorded.get(model.name) == []:
             continue  # was in memory: there is nothing to compare with, the bytes of the result will show
         hashes = InputHashes(files).wait()
