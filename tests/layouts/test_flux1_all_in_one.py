@@ -31,7 +31,7 @@ SMALL = {
 
 def published() -> Shapes:
     """Names and shapes of the published all-in-one file."""
-    return {key: tuple(meta.shape) for key, meta in sd_mecha.extensions.model_configs.resolve("flux-flux").keys().items()}
+    return {key: tuple(meta.shape or ()) for key, meta in sd_mecha.extensions.model_configs.resolve("flux-flux").keys().items()}
 
 
 def small() -> Shapes:

@@ -93,8 +93,8 @@ _MEANING = {
     "H": "width", "M": "width of the MLP", "D": "width of a head", "double": "double blocks", "single": "single blocks",
     "in": "input channels", "out": "output channels", "ctx": "width of the text embedding", "vec": "width of the pooled text embedding",
     "T": "width of the time embedding", "joint": "joint blocks", "dual": "blocks with a second attention", "qk_norm": "norms of q and k",
-    "clip_l.projects": "projections of CLIP",
     "P": "positions", "C0": "width", "added": "width of the added embedding", "A": "width of the approximator",
+    "clip_l.projects": "projections of CLIP",
 }  # fmt: skip
 
 
