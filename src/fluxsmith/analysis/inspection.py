@@ -177,10 +177,17 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
     kind, what = _kind(candidate, reading, shard)
     return Inspection(
         checkpoint, candidate.table.family, kind, what, candidate.layout, candidate.prefix,
-        {symbol: reading.dims[symbol] for symbol in candidate.table.depth_stems}, reading.dims, scheme,
+        _depths(candidate, reading), reading.dims, scheme,
         _components(checkpoint, candidate, reading, aside), reading.places, reading.missing, _unknown(reading),
         reading.misshapen, shard, _refusal(checkpoint),
     )  # fmt: skip
+
+
+def _depths(candidate: Candidate, reading: Reading) -> dict[str, int]:
+    """How many blocks each list has, without those of components that another file has."""
+    table = candidate.table
+    absent = () if table.components[0] in table.prefixes else set(table.components) - set(candidate.prefixes)
+    return {symbol: reading.dims[symbol] for symbol in table.depth_stems if symbol not in absent}
 
 
 def _kind(candidate: Candidate, reading: Reading, shard: tuple[int, int] | None) -> tuple[str, str]:

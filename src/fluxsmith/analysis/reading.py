@@ -45,7 +45,6 @@ class Reading:
 def read_as(checkpoint: Checkpoint, candidate: Candidate, aside: set[str], packed: set[str]) -> Reading:
     """Read a checkpoint as `candidate` says; keys `aside` are no weights, the shapes of `packed` ones mean nothing."""
     table, layout = candidate.table, candidate.layout
-    prefix = "" if table.prefixes else candidate.prefix
     name_of = namer(table, layout, candidate.prefixes)
     names = {key: name for key in checkpoint.tensors if key not in aside and (name := name_of(key)) is not None}
     stored = {name: key for key, name in names.items() if key not in table.marks and not any(re.search(p, key) for p, _ in table.drops)}
@@ -59,7 +58,8 @@ def read_as(checkpoint: Checkpoint, candidate: Candidate, aside: set[str], packe
         for name, shape in sizes.items()
         if name in stored and stored[name] not in packed and shapes[name] != shape
     }
-    missing = tuple(prefix + name for name in expected if name not in stored)
+    before = {component: "" if component in table.prefixes else prefix for component, prefix in candidate.prefixes.items()}
+    missing = tuple(before[pieces[0][0].component] + name for name, pieces in expected.items() if name not in stored)
     unknown = tuple(key for name, key in stored.items() if name not in expected)
     return Reading(dims, places, missing, unknown, {} if packed else wrong)
 
@@ -67,7 +67,7 @@ def read_as(checkpoint: Checkpoint, candidate: Candidate, aside: set[str], packe
 def _without_gaps(shapes: Mapping[str, tuple[int, ...]], table: Table, layout: str) -> dict[str, tuple[int, ...]]:
     """The shapes with each missing block as the first one that is there, so that widths and depth can be told."""
     filled = dict(shapes)
-    for stems in table.depth_stems.values():
+    for stems in (found for found in table.depth_stems.values() if layout in found):
         pattern = re.compile(re.escape(stems[layout]) + r"\.(\d+)\.(.*)")
         blocks: dict[int, dict[str, tuple[int, ...]]] = {}
         for name, shape in shapes.items():

@@ -30,7 +30,7 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
     if recipe.structural:
         refuse_quantised(checkpoint)
         return bind_structural(checkpoint, strip=recipe.strip)
-    bound = open_model(checkpoint, known_tables())
+    bound = open_model(checkpoint, known_tables(), components=model.components)
     if model.components:
         return bound.only(model.components)
     if bound.extras:
@@ -71,10 +71,11 @@ def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
                 fix="merge checkpoints of one family",
             )
         _check_dims(names[0], first, name, other)
-    with_guidance = [bound for bound in bounds.values() if bound.dims.get("guidance")]
-    if with_guidance and len(with_guidance) < len(bounds) and recipe.guidance is None and not _answers_missing(recipe):
+    transformers = [bound for bound in bounds.values() if "guidance" in bound.dims]
+    with_guidance = [bound for bound in transformers if bound.dims["guidance"]]
+    if with_guidance and len(with_guidance) < len(transformers) and recipe.guidance is None and not _answers_missing(recipe):
         raise guidance_error(bounds)
-    return with_guidance[0] if with_guidance else first
+    return (with_guidance or transformers or [first])[0]
 
 
 def _unnamed(a: Bound, b: Bound) -> bool:
@@ -93,6 +94,7 @@ _MEANING = {
     "in": "input channels", "out": "output channels", "ctx": "width of the text embedding", "vec": "width of the pooled text embedding",
     "T": "width of the time embedding", "joint": "joint blocks", "dual": "blocks with a second attention", "qk_norm": "norms of q and k",
     "P": "positions", "C0": "width", "added": "width of the added embedding", "A": "width of the approximator",
+    "clip_l.projects": "projections of CLIP",
 }  # fmt: skip
 
 

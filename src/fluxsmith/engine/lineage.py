@@ -98,11 +98,11 @@ def _known_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def transformer_config(bounds: Mapping[str, Bound], pattern: Bound, guidance: bool) -> dict[str, Any] | None:
-    """The config.json of a transformer: from an input that has one, else from the shapes."""
+    """The config.json of a transformer: from an input that has one, else from the shapes; None where there is no transformer."""
     dims = pattern.dims
     found = [_known_config(bound.checkpoint) for bound in bounds.values()]
     known: Mapping[str, Any] = next(filter(None, found), found[0])
-    if pattern.family != "flux1":
+    if pattern.family != "flux1" or "D" not in dims:
         return diffusers_config(pattern.family, {**dims, "guidance": int(guidance)}, known)
     head = dims["D"]
     config: dict[str, Any] = {

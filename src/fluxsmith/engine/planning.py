@@ -20,7 +20,7 @@ from fluxsmith.io.dtypes import DTYPES, promote
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.binding import MARK
-from fluxsmith.layouts.emission import emit
+from fluxsmith.layouts.emission import COMFY_PREFIX, emit
 from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.structural import KEYWISE
 from fluxsmith.layouts.table import ORIGINAL
@@ -66,6 +66,7 @@ class _Planner:
         tensors = self._canonical()
         builder = ProgramBuilder(self.bounds, guidance, self.recipe.missing, block_orders(tensors))
         jobs = [job for tensor in tensors for job in self._jobs(builder, tensor)]
+        self._check_places(builder)
         self._check_selectors(builder.used)
         written = {job.tensor for job in jobs}
         tensors = [tensor for tensor in tensors if tensor.name in written]
@@ -93,11 +94,29 @@ class _Planner:
             dims["guidance"] = 1
             dims.setdefault("T", 256)
         elif guidance and guidance.policy == "from":
-            dims["guidance"] = self.bounds[guidance.model].dims["guidance"]
+            dims["guidance"] = self.bounds[guidance.model].dims.get("guidance", 0)
         components = {component for bound in models.values() for component in bound.components}
         marks = {name: tensor for bound in models.values() for name, tensor in bound.spec.items() if MARK in tensor.tags}
         found = [*table.expand(dims, components), *marks.values()]
-        return [tensor for tensor in found if self._naming() in tensor.pieces]
+        return [tensor for tensor in found if self._naming in tensor.pieces and tensor.component not in self._placeless]
+
+    @cached_property
+    def _placeless(self) -> tuple[str, ...]:
+        """The components that the output's layout does not have."""
+        table = table_of(self.pattern.family)
+        return table.comfy_only if table is not None and self._layout != "comfy" else ()
+
+    def _check_places(self, builder: ProgramBuilder) -> None:
+        """Raise IncompatibleError where the result has a component for which the output's layout has no place."""
+        inputs = weight_inputs(self.bounds, self.recipe).values()
+        left = [tensor for bound in inputs for tensor in bound.spec.values() if tensor.component in self._placeless]
+        lost = dict.fromkeys(tensor.component for tensor in left if self._program(builder, tensor, None) is not None)
+        if lost:
+            raise IncompatibleError(
+                "output.no-component",
+                f"the {self._layout} layout of {self.pattern.family} has no place for {', '.join(lost)}",
+                fix=f"--layout comfy, or in the recipe `components: [{self.pattern.components[0]}]` of the input",
+            )
 
     def _dims(self) -> dict[str, int]:
         """The dims of the result: those of the pattern, and of components that only other inputs have."""
@@ -185,8 +204,8 @@ class _Planner:
 
     def _why_unused(self, name: str, key: str) -> str:
         tensor = self.bounds[name].spec[key]
-        if self.pattern.layout not in KEYWISE and self._naming() not in tensor.pieces:
-            return f"dropped (no place in the {self._layout()} layout)"
+        if self.pattern.layout not in KEYWISE and self._naming not in tensor.pieces:
+            return f"dropped (no place in the {self._layout} layout)"
         if "guidance" in tensor.tags and self.recipe.guidance:
             verb = "folded" if self.recipe.guidance.policy == "bake" else "dropped"
             return f"{verb} (guidance: {self.recipe.guidance})"
@@ -196,7 +215,7 @@ class _Planner:
         return f"dropped (missing: {self.recipe.missing})" if self.recipe.missing != "error" else "not used (weight 0)"
 
     def _assemble(self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...]) -> Plan:
-        layout = self._layout()
+        layout = self._layout
         emitted = emit(tensors, layout, table_of(self.pattern.family))
         folder = self.output is not None and self.output.suffix != ".safetensors"
         shard_size = self._shard_size(folder)
@@ -237,10 +256,12 @@ class _Planner:
                 found[name] = json.dumps(own or made, indent=2) + "\n"
         return found
 
+    @cached_property
     def _naming(self) -> str:
         """The layout by whose names the output's tensors are called, after whatever prefix."""
-        return "bfl" if self._layout() == "comfy" else self._layout()
+        return "bfl" if self._layout == "comfy" else self._layout
 
+    @cached_property
     def _layout(self) -> str:
         first = next(iter(self.bounds.values()))
         if first.layout in KEYWISE:
@@ -264,7 +285,8 @@ class _Planner:
                     fix=f"--layout {original}",
                 )
             return original if wanted == "comfy" and original != "bfl" else wanted
-        return "comfy" if first.layout == "bfl" and first.prefix == "model.diffusion_model." else first.layout
+        whole = table is not None and any(set(bound.components) & set(table.comfy_only) for bound in self.bounds.values())
+        return "comfy" if first.layout == "bfl" and (whole or first.prefix == COMFY_PREFIX) else first.layout
 
     def _shard_size(self, folder: bool) -> int | None:
         size = self.recipe.output.shard_size

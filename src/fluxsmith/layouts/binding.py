@@ -84,8 +84,9 @@ def bind(checkpoint: Checkpoint, table: Table, layout: str, prefixes: Mapping[st
     tensors = [tensor for tensor in table.expand(dims, prefixes) if layout in tensor.pieces]
     spec = {tensor.name: tensor for tensor in tensors}
     expected = stored_shapes(tensors, layout)
-    if not table.prefixes:
-        _check_prefix(checkpoint, prefixes[table.components[0]], expected, stored)
+    first = table.components[0]
+    if first in prefixes and first not in table.prefixes:
+        _check_prefix(checkpoint, prefixes[first], expected, stored)
     _check_keys(checkpoint, table.family, layout, expected, stored)
     _check_dtypes(checkpoint, stored)
     views = {name: _assemble(tensor, layout, stored) for name, tensor in spec.items()} | marks
@@ -140,7 +141,7 @@ def _mark(name: str, view: View, table: Table) -> Canonical:
 
 def namer(table: Table, layout: str, prefixes: Mapping[str, str]) -> Callable[[str], str | None]:
     """A function from a file's keys to the names that the table has for them (None: of no component)."""
-    written = {c: table.prefixes[c][layout][0] if table.prefixes else "" for c in prefixes}
+    written = {c: table.prefixes[c][layout][0] if c in table.prefixes else "" for c in prefixes}
 
     def name_of(key: str) -> str | None:
         component = next((c for c, prefix in prefixes.items() if key.startswith(prefix)), None)
@@ -163,7 +164,9 @@ def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
     Each width is what most of the table rows say that have it as their only unknown, so that one wrong tensor is not
     believed; it is then found by the shape check.
     """
-    dims: dict[str, int] = {symbol: _depth(stems[layout], shapes, reference) for symbol, stems in table.depth_stems.items()}
+    dims: dict[str, int] = {
+        symbol: _depth(stems[layout], shapes, reference) if layout in stems else 0 for symbol, stems in table.depth_stems.items()
+    }
     for flag in table.flags:
         dims[flag] = int(any(_blocks_with(table, row, layout, shapes, dims) for row in table.rows if row.optional == flag))
     for row in table.rows:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from fluxsmith.layouts.table import Row
 
-__all__ = ["Component"]
+__all__ = ["Component", "rows_of"]
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class Component:
     """One component of a family. Its rows are named as in its own original code, `names` give the others' words.
 
     `prefixes` says per layout what may stand before its keys; the first is what is written, and an empty one is that
-    of a file or folder that holds the component alone. `list_stems` gives, where it has a list of equal blocks, what
-    that is called in each layout; the depth symbol is then the component's name, or `depth`.
+    of a file or folder that holds the component alone; a layout with none at all does not have the component.
+    `list_stems` gives, where it has a list of equal blocks, what that is called in each layout; the depth symbol is
+    then the component's name, or `depth`.
     """
 
     name: str
@@ -28,7 +29,9 @@ class Component:
         return [self._placed(row) for row in self.rows]
 
     def _placed(self, row: Row) -> Row:
-        names = {layout: tuple(first[0] + stem for stem in row.stems(layout)) for layout, first in self.prefixes.items()}
+        names = {
+            layout: tuple(prefix + stem for prefix in found[:1] for stem in row.stems(layout)) for layout, found in self.prefixes.items()
+        }
         return replace(row, stem=f"{self.name}.{row.stem}", names=names, component=self.name, tags=(*row.tags, self.name))
 
     def depth_stems(self) -> dict[str, dict[str, str]]:

@@ -4,7 +4,7 @@ File names and metadata are not asked (every kohya merge says flux-1-dev): keys 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -100,14 +100,19 @@ class _Keys:
 def _readings(table: Table, layout: str, keys: _Keys) -> list[Candidate]:
     """One candidate for every prefix that the first component of a family may have, with what else there is of it."""
     first, *others = table.components
-    if not table.prefixes:
-        anchors = _anchors(table, layout)
-        scores = ((prefix, len(anchors & keys.blanked(prefix)) / len(anchors)) for prefix in PREFIXES)
-        signed = [(prefix, score) for prefix, score in scores if keys.begin(prefix + table.signature)]
-        return [Candidate(table, layout, prefix, score, {first: prefix}) for prefix, score in signed]
     rest = {c: prefix for c in others for prefix in table.prefixes[c][layout] if _share(table, layout, c, prefix, keys) >= ENOUGH}
-    scored = ((prefix, _share(table, layout, first, prefix, keys)) for prefix in table.prefixes[first][layout])
+    scored = _scores(table, layout, keys)
     return [Candidate(table, layout, prefix, score, {first: prefix, **(rest if prefix else {})}) for prefix, score in scored]
+
+
+def _scores(table: Table, layout: str, keys: _Keys) -> list[tuple[str, float]]:
+    """Prefixes that the first component may have, with the share of its anchors that are there after them."""
+    first = table.components[0]
+    if first in table.prefixes:
+        return [(prefix, _share(table, layout, first, prefix, keys)) for prefix in table.prefixes[first][layout]]
+    anchors = _anchors(table, layout)
+    signed = [prefix for prefix in PREFIXES if keys.begin(prefix + table.signature)]
+    return [(prefix, len(anchors & keys.blanked(prefix)) / len(anchors)) for prefix in signed]
 
 
 def _share(table: Table, layout: str, component: str, prefix: str, keys: _Keys) -> float:
@@ -117,9 +122,10 @@ def _share(table: Table, layout: str, component: str, prefix: str, keys: _Keys) 
     return sum(prefix + name[written:] in keys.all for name in anchors) / len(anchors)
 
 
-def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str | None = None) -> Bound:
+def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str | None = None, components: Collection[str] = ()) -> Bound:
     """A checkpoint bound to the layout that fits it; `force="structural"` takes every key as it is.
 
+    Of `components` alone (none: all) must the file be complete; the keys of the others are then extras.
     Raises IncompatibleError where the file is something that cannot be merged as a model, and says what it is.
     """
     refuse_quantised(checkpoint)
@@ -140,7 +146,10 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
             facts={"file": checkpoint.reference, "key": foreign[2]},
             fix=foreign[1],
         )
-    return bind(checkpoint, candidate.table, candidate.layout, candidate.prefixes)
+    prefixes = candidate.prefixes
+    if components and all(name in prefixes for name in components):
+        prefixes = {name: prefix for name, prefix in prefixes.items() if name in components}
+    return bind(checkpoint, candidate.table, candidate.layout, prefixes)
 
 
 def _smallest(table: Table, depth: int) -> list[Canonical]:
@@ -152,8 +161,9 @@ def _smallest(table: Table, depth: int) -> list[Canonical]:
 
 @cache
 def _anchors(table: Table, layout: str) -> frozenset[str]:
-    """Name templates, block numbers blanked, that every model of the family has in this layout."""
-    return frozenset(_template(piece.name) for tensor in _smallest(table, 1) for piece in tensor.pieces.get(layout, ()))
+    """Name templates, block numbers blanked, that the first component of every model of the family has in this layout."""
+    own = (tensor for tensor in _smallest(table, 1) if tensor.component == table.components[0])
+    return frozenset(_template(piece.name) for tensor in own for piece in tensor.pieces.get(layout, ()))
 
 
 @cache

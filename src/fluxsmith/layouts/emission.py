@@ -40,20 +40,22 @@ def emit(tensors: Sequence[Canonical], layout: str, table: Table | None) -> list
 
     Tensors that the layout does not have are left out.
     """
-    prefix = COMFY_PREFIX if layout == "comfy" else ""
+    placed = table.comfy_only if table else ()
     naming = "bfl" if layout == "comfy" else layout
     collected: dict[str, list[Placement]] = {}
     turned: set[str] = set()
+    prefixes: dict[str, str] = {}
     for tensor in tensors:
         width = prod(tensor.shape[1:])
         for piece in tensor.pieces.get(naming, ()):
             placement = Placement(tensor.name, piece.start * width, piece.at * width, piece.rows * width)
             collected.setdefault(piece.name, []).append(placement)
+            prefixes[piece.name] = COMFY_PREFIX if layout == "comfy" and tensor.component not in placed else ""
             if piece.transposed:
                 turned.add(piece.name)
     shapes = stored_shapes(tensors, naming)
     order = _order(table, naming, list(collected))
-    return [OutputTensor(prefix + name, shapes[name], tuple(collected[name]), name in turned) for name in order]
+    return [OutputTensor(prefixes[name] + name, shapes[name], tuple(collected[name]), name in turned) for name in order]
 
 
 def _order(table: Table | None, layout: str, names: list[str]) -> list[str]:

@@ -3,11 +3,19 @@
 Canonical names are those of Black Forest Labs' own files. Facts: in diffusers qkv and linear1 are split, and the two
 halves of the last layer's modulation stand in the other order (BFL: shift, scale; diffusers: scale, shift).
 
+ComfyUI's all-in-one file also holds two text encoders and a VAE, which the other layouts do not have here: their
+keys have prefixes of their own, whereas the transformer may stand after any, as in its own files.
+
 Dims: H width, M width of the MLP, D width of a head, in/out channels of a patch, ctx and vec widths of the two text
 embeddings, T width of the sinusoidal time embedding; double and single are depths, guidance is 1 where it is embedded.
 """
 
+from dataclasses import replace
+
+from fluxsmith.layouts.autoencoder import autoencoder_rows
+from fluxsmith.layouts.components import Component, rows_of
 from fluxsmith.layouts.table import Row, Table, linear, scale
+from fluxsmith.layouts.text_encoders import clip_rows, t5_rows
 
 __all__ = ["DEPTHS", "FLUX1", "blocks_in_order", "double_rows", "single_rows"]
 
@@ -98,13 +106,37 @@ _DIFFUSERS_ORDER = (
     "norm_out.linear", "proj_out",
 )  # fmt: skip
 
+
+def _beside() -> tuple[Component, ...]:
+    """The components of an all-in-one file beside the transformer. ComfyUI keeps CLIP's projection, others leave it out."""
+
+    def placed(name: str, rows: tuple[Row, ...], prefix: str, layers: str | None = None) -> Component:
+        return Component(name, rows, {"bfl": (prefix,), "diffusers": ()}, {"bfl": layers} if layers else None)
+
+    *clip, projection = clip_rows("clip_l", projection=True)
+    clip_l = (*clip, replace(projection, optional="clip_l.projects"))
+    return (
+        placed("clip_l", clip_l, "text_encoders.clip_l.transformer.", "text_model.encoder.layers"),
+        placed("t5", t5_rows("t5"), "text_encoders.t5xxl.transformer.", "encoder.block"),
+        placed("vae", autoencoder_rows(quantised=False), "vae."),
+    )
+
+
+_BESIDE = _beside()
+
 FLUX1 = Table(
     family="flux1",
     layouts=("bfl", "diffusers"),
-    rows=_ROWS,
-    depth_stems=DEPTHS,
+    rows=(*_ROWS, *rows_of(_BESIDE)),
+    depth_stems=DEPTHS | {symbol: stems for component in _BESIDE for symbol, stems in component.depth_stems().items()},
     order={"diffusers": _DIFFUSERS_ORDER},
-    flags=("guidance",),
+    flags=("guidance", "clip_l.projects"),
+    prefixes={component.name: component.prefixes for component in _BESIDE},
+    drops=(
+        (r"^text_encoders\..*position_ids$", "position numbers, which loaders make anew"),
+        (r"^text_encoders\..*logit_scale$", "a scale that only CLIP's own training uses"),
+        (r"^text_encoders\..*encoder\.embed_tokens\.weight$", "a second name of shared.weight"),
+    ),
     suffixes={"diffusers": {"scale": "weight"}},
     # Recent ComfyUI saves BFL files with `query_norm.weight`; it is read, and written as `.scale`.
     aliases={"query_norm.weight": "query_norm.scale", "key_norm.weight": "key_norm.scale"},

@@ -178,8 +178,9 @@ class Table:
     `depth_stems` gives per depth symbol and layout the text that its block list begins with, e.g. {"double":
     {"bfl": "double_blocks", ...}}; `blocks` names the symbols whose lists are blocks for selectors and ramps (none:
     all). `flags` are optional parts, named by a key that shows them. `prefixes` gives, for a family of several
-    components, what may stand before the keys of each in each layout; the first one is written. Tables are compared
-    by identity.
+    components, what may stand before the keys of each in each layout; the first one is written. The component that
+    gives the family its name is left out of it where its files are its own, whatever stands before their keys, and
+    only ComfyUI's all-in-one file has the others. Tables are compared by identity.
     """
 
     family: str
@@ -205,6 +206,11 @@ class Table:
         """The components that the family has, the one that gives it its name first."""
         return tuple(dict.fromkeys(row.component for row in self.rows))
 
+    @property
+    def comfy_only(self) -> tuple[str, ...]:
+        """The components that no layout has but ComfyUI's all-in-one file."""
+        return () if self.components[0] in self.prefixes else tuple(self.prefixes)
+
     @cached_property
     def kinds(self) -> frozenset[str]:
         """What the blocks of the family are called: double, single, in, mid, ... (text encoders' by their component)."""
@@ -222,11 +228,13 @@ class Table:
     def expand(self, dims: Dims, components: Collection[str] | None = None) -> list[Canonical]:
         """Every tensor of a model with these dims: widths, depths (`double`, `single`) and flags (0 or 1).
 
-        `components` limits it to some (None: all), of which alone the dims need be known.
+        `components` limits it to some (None: all that `dims` has numbers of), of which alone the dims need be known.
         """
+        if components is None:
+            components = {row.component for row in self.rows if all(symbol.isdigit() or symbol in dims for symbol in row.rows)}
         tensors: list[Canonical] = []
         for row in self.rows:
-            if (row.optional and not dims.get(row.optional)) or (components is not None and row.component not in components):
+            if (row.optional and not dims.get(row.optional)) or row.component not in components:
                 continue
             depth = self.depth_of(row)
             for index in places(row, dims[depth], dims) if depth else (None,):

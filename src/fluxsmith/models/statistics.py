@@ -72,7 +72,7 @@ class Examples:
 def _canonical(transformer: FluxTransformer2DModel) -> list[Canonical]:
     """Every canonical tensor of a stock transformer."""
     shapes = {name: tuple(tensor.shape) for name, tensor in transformer.named_parameters()}
-    return FLUX1.expand(solve_dims(FLUX1, "diffusers", shapes, "the transformer"))
+    return FLUX1.expand(solve_dims(FLUX1, "diffusers", shapes, "the transformer"), ["transformer"])
 
 
 def _layers(transformer: FluxTransformer2DModel) -> dict[str, Any]:
