@@ -325,7 +325,7 @@ RECIPES = [
     Case("model plus number", _formula("a + 0.5"), 4, "recipe.bad-formula", ["^"]),
     Case("division by zero", _formula("a/0 + b"), 4, "recipe.bad-formula", ["division by zero"]),
     Case("division by nearly zero", _formula("a/1e-400 + b"), 4, "recipe.bad-formula", ["division by zero"]),
-    Case("infinite coefficient", _formula("1e999*a + b"), 4, "recipe.wrong-space", ["inf"]),
+    Case("infinite coefficient", _formula("1e999*a + b"), 4, "recipe.bad-formula", ["inf", "^"]),
     Case("power", _formula("a**2 + b"), 4, "recipe.bad-formula", ["^"]),
     Case("attribute", _formula("a.__class__ + b"), 4, "recipe.bad-formula", ["^"]),
     Case("call of something else", _formula("__import__('os')"), 4, "recipe.unknown-method", ["__import__"]),

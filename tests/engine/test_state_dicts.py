@@ -354,3 +354,27 @@ def _untyped_option(a: fs.Weight, *, alpha=0.5) -> fs.Weight:  # type: ignore[no
 
 def _no_return(a: fs.Weight):  # type: ignore[no-untyped-def]
     return a
+
+
+@pytest.mark.parametrize("wrong", ["x", None, True, float("nan"), float("inf")])
+def test_models_are_multiplied_by_finite_numbers(wrong: Any) -> None:
+    with pytest.raises(RecipeError, match="multiplied by a finite number"):
+        _ = node(A, "a") * wrong
+
+
+def test_models_are_not_multiplied_by_models_or_divided_by_nothing() -> None:
+    a, b = node(A, "a"), node(B, "b")
+    with pytest.raises(RecipeError, match="not by b"):
+        _ = a * b  # pyright: ignore[reportOperatorIssue]
+    with pytest.raises(RecipeError, match="division by zero"):
+        _ = a / 0
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_method_has_one_unit() -> None:
+    with pytest.raises(UsageError, match="rows or whole tensors, not both"):
+
+        @fs.merge_method(rows=True, whole=True)
+        def both(a: fs.Weight) -> fs.Weight:  # pyright: ignore[reportUnusedFunction]
+            """Never declared."""
+            return a

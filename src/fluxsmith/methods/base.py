@@ -221,6 +221,8 @@ def merge_method(
     """
 
     def declare(f: Callable[..., Any]) -> Method:
+        if rows and whole:
+            raise UsageError("method.signature", f"method `{name or f.__name__}` sees rows or whole tensors, not both", fix="leave one out")
         from fluxsmith.methods import register
 
         traits = {

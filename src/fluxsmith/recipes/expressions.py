@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 from typing import Literal as Word
 
@@ -46,12 +47,14 @@ class Expression:
         return _combine((self, 1.0), (other, -1.0))
 
     def __mul__(self, factor: float) -> Expression:
-        return _combine((self, float(factor)))
+        return _combine((self, _number(factor)))
 
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Expression:
-        return _combine((self, 1.0 / float(divisor)))
+        if _number(divisor) == 0:
+            raise RecipeError("recipe.bad-formula", "division by zero", fix="divide by another number")
+        return _combine((self, 1.0 / _number(divisor)))
 
     def __neg__(self) -> Expression:
         return _combine((self, -1.0))
@@ -276,6 +279,15 @@ def omit(node: Expression | str, *names: str) -> Component:
 def as_expression(value: Expression | str) -> Expression:
     """A node as it is, or a reference as a model."""
     return value if isinstance(value, Expression) else model(value)
+
+
+def _number(value: object) -> float:
+    """A factor; raises RecipeError for anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) < float("inf"):
+        what = label(value) if isinstance(value, Expression) else repr(value)
+        fix = "models are added; a delta is multiplied by a mask with fs.multiply(delta, mask)"
+        raise RecipeError("recipe.bad-formula", f"a model is multiplied by a finite number, not by {what}", fix=fix)
+    return float(value)
 
 
 def _combine(*parts: tuple[Expression, float]) -> Expression:
