@@ -26,7 +26,10 @@ def recorded_recipe(checkpoint: Checkpoint, models: Mapping[str, str]) -> Recipe
     text = checkpoint.metadata.get("fluxsmith.recipe")
     if text is None:
         raise IncompatibleError(
-            "reproduce.no-recipe", f"{checkpoint.reference} carries no fluxsmith recipe", facts={"file": checkpoint.reference}
+            "reproduce.no-recipe",
+            f"{checkpoint.reference} carries no fluxsmith recipe",
+            facts={"file": checkpoint.reference},
+            fix="only outputs of fluxsmith merge can be made again; fluxsmith inspect shows what a file carries",
         )
     recipe = recipe_from_text(text, f"{checkpoint.reference} (embedded recipe)", models=models)
     gone = next((model for model in recipe.models() if is_memory(model.reference)), None)
