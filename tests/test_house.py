@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "src" / "fluxsmith"
 # From the ground up; a room may use those in lower rows. Rooms in one row do not use each other.
 FLOORS: list[set[str]] = [
     {"errors", "version"},
-    {"config", "hub"},
+    {"config", "hub", "entry_points"},
     {"io"},
     {"layouts", "methods"},
     {"adapters"},
@@ -45,6 +45,17 @@ def imported_rooms(path: Path) -> set[tuple[str, int]]:
             if parts[0] == "fluxsmith" and len(parts) > 1:
                 found.add((parts[1], node.lineno))
     return found
+
+
+# Rooms with a file for every method or command: their lists are METHODS and COMMANDS.
+LISTED_ELSEWHERE = {"methods", "cli"}
+
+
+@pytest.mark.parametrize("room", sorted(p.parent for p in FILES if p.name == "__init__.py" and p.parent != ROOT), ids=lambda p: p.name)
+def test_every_room_has_a_map_of_its_files(room: Path) -> None:
+    text = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    names = {path.name for path in room.glob("*.py")} - {"__init__.py"}
+    assert room.name in LISTED_ELSEWHERE or not {name for name in names if name not in text}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,6 +1,7 @@
 """Expressions over state dicts in memory: parameters, fallbacks, nesting, users' methods, and what they do wrong."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,7 +269,7 @@ def _wrong(kind: str) -> Any:
     ("kind", "code", "words"),
     [
         ("raises", "method.raised", ["ValueError: no such luck", "test_state_dicts.py", "one.weight"]),
-        ("shape", "method.wrong-shape", ["[119]", "[120]", "one.weight"]),
+        ("shape", "method.wrong-shape", ["[127]", "[128]", "one.weight"]),
         ("nothing", "method.wrong-shape", ["NoneType"]),
         ("dtype", "method.wrong-dtype", ["float64", "float32"]),
         ("int", "method.wrong-dtype", ["int64", "float32"]),
@@ -280,7 +281,7 @@ def test_a_method_that_is_wrong_is_one_error_and_no_output(kind: str, code: str,
         fs.merge(_wrong(kind)(node(A, "a"), node(B, "b")), tmp_path / "out.safetensors", threads=1)
     assert raised.value.code == code
     assert raised.value.exit_code == 4
-    assert all(word in str(raised.value) for word in words if not word.startswith("["))
+    assert all(word in str(raised.value) for word in words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -297,7 +298,7 @@ def test_no_method_takes_the_name_of_a_built_in_one() -> None:
     assert (caught.value.code, METHODS["ties"] is ties) == ("method.name-taken", True)
 
 
-def test_installed_packages_bring_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_bring_methods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from importlib.metadata import EntryPoint
 
     entry = EntryPoint("smooth_max", "engine_methods_of_a_package:smooth_max", "fluxsmith.methods")
@@ -306,8 +307,9 @@ def test_installed_packages_bring_methods(monkeypatch: pytest.MonkeyPatch) -> No
     def entry_points(group: str, name: str | None = None) -> list[EntryPoint]:
         return [e for e in (entry, broken) if e.group == group and name in (None, e.name)]
 
-    monkeypatch.setattr("fluxsmith.methods.entry_points", entry_points)
-    monkeypatch.syspath_prepend(str(_package()))
+    monkeypatch.setattr("fluxsmith.entry_points.entry_points", entry_points)
+    _write_package(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     out = fs.load_state_dict(fs.smooth_max(node(A, "a"), node(B, "b"), beta=50.0))
     assert torch.allclose(out["bias"], torch.maximum(A["bias"], B["bias"]), atol=0.03)
     with pytest.raises(MethodError, match="broken cannot be imported: ModuleNotFoundError"):
@@ -317,11 +319,7 @@ def test_installed_packages_bring_methods(monkeypatch: pytest.MonkeyPatch) -> No
     assert raised.value.hint == "did you mean `smooth_max`?"
 
 
-def _package() -> Any:
-    import tempfile
-    from pathlib import Path
-
-    folder = Path(tempfile.mkdtemp())
+def _write_package(folder: Path) -> None:
     (folder / "engine_methods_of_a_package.py").write_text(
         "import fluxsmith as fs\n\n\n"
         "@fs.merge_method\n"
@@ -330,7 +328,6 @@ def _package() -> Any:
         "    import torch\n\n"
         "    return torch.logaddexp(a * beta, b * beta) / beta\n"
     )
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_tables_of_other_packages_are_known(tmp_path: Path, monkeypatch: pytest.
 
     def installed(value: str) -> None:
         families._with_users.cache_clear()  # pyright: ignore[reportPrivateUsage]
-        monkeypatch.setattr(families, "entry_points", lambda group: [EntryPoint("theirs", value, group)])
+        monkeypatch.setattr("fluxsmith.entry_points.entry_points", lambda group: [EntryPoint("theirs", value, group)])
 
     installed("their_tables:THEIRS")
     found = table_of("theirs")

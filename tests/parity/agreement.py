@@ -1,6 +1,6 @@
-"""How much of two checkpoints is equal as bf16, and how far apart the rest is."""
+"""How much of two checkpoints is equal as bf16, and how far apart the rest is; a peer without its progress bar."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import fluxsmith as fs
 from fluxsmith.recipes.expressions import Expression
 from support.tiny_flux import tensors_of
 
-__all__ = ["Agreement", "agreement", "merged"]
+__all__ = ["Agreement", "Silent", "agreement", "merged"]
 
 
 #: Two sums of a few float32 numbers of the size of these weights, in different orders, are nearer than this.
@@ -52,3 +52,15 @@ def merged(wish: Expression, folder: Path, dtype: str = "bf16") -> dict[str, Ten
     out = folder / "fluxsmith.safetensors"
     fs.merge(wish, out, dtype=dtype, force=True)
     return tensors_of(out)
+
+
+class Silent:
+    """In place of sd-mecha's progress bar."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def __enter__(self) -> "Silent":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None

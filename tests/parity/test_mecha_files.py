@@ -13,25 +13,13 @@ import fluxsmith as fs
 from fluxsmith.recipes.loading import load_recipe
 from support.tiny_flux import TinyCheckpoints, tensors_of
 
-from .agreement import agreement
+from .agreement import Silent, agreement
 
 sd_mecha: Any = pytest.importorskip("sd_mecha", reason="sd-mecha is an oracle and is not installed (pip install sd-mecha)")
 
 PREFIX = "model.diffusion_model."
 KEY = "double_blocks.0.img_mlp.0.weight"
 Nodes = tuple[Any, Any, Any]
-
-
-class Silent:
-    """In place of its progress bar."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-    def __enter__(self) -> "Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
 
 
 @pytest.fixture(scope="session")

@@ -12,24 +12,12 @@ import fluxsmith as fs
 from fluxsmith.recipes.expressions import Expression
 from support.tiny_flux import TinyCheckpoints, tensors_of
 
-from .agreement import agreement, merged
+from .agreement import Silent, agreement, merged
 
 sd_mecha: Any = pytest.importorskip("sd_mecha", reason="sd-mecha is an oracle and is not installed (pip install sd-mecha)")
 
 PREFIX = "model.diffusion_model."
 Peer = Callable[..., dict[str, Tensor]]
-
-
-class Silent:
-    """In place of its progress bar."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-    def __enter__(self) -> "Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
 
 
 @pytest.fixture

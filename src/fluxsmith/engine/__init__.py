@@ -2,6 +2,7 @@
 
 plan.py          what a plan is
 planning.py      recipe + headers -> plan; every key accounted for
+inputs.py        opening inputs and checking that they fit;  outputs.py  how the result lies in its files
 programs.py      the program of one tensor
 memory.py        how large tiles are and what they take
 lineage.py       what an output says of itself
@@ -15,4 +16,5 @@ journal.py       what an interrupted run has done
 input_hashes.py  hashing inputs beside the run
 merging.py       a whole merge into a file or folder
 in_memory.py     the same into memory
+reproduction.py  making an output again from what it carries
 """

@@ -5,6 +5,7 @@ header.py      the header of a safetensors file, read strictly and written
 sniff.py       what a file is that is no safetensors file
 checkpoint.py  what a checkpoint is, and the folders that its files lie in
 opening.py     a file, a folder of shards, or files on the Hub, by headers alone
+memory.py      state dicts in memory as checkpoints
 pickled.py     torch.save files as extents, without running pickles
 views.py       tensors as lists of byte extents
 shards.py      where every tensor of an output will lie

@@ -1,7 +1,7 @@
 """Names and shapes: one declarative table per family gives both directions, the expected keys and the blocks.
 
 table.py             what a row of a table says, and how it expands to tensors
-flux1.py ...         FLUX.1, FLUX.2, Chroma (a new family is one such file and one line in families.py)
+flux1.py             FLUX.1;  flux2.py, chroma.py: FLUX.2, Chroma (a new family is one such file and one line in families.py)
 components.py        families of several components: unet.py, text_encoders.py, autoencoder.py put together in
                      stable_diffusion.py (SD1.5, SDXL) and sd3.py
 structural.py        any other state dict, as it is; checkpoints of transformers

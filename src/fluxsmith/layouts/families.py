@@ -6,9 +6,9 @@ a table. Packages add tables by an entry point of the group `fluxsmith.tables`, 
 
 import os
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from fluxsmith.entry_points import installed, load
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts.chroma import CHROMA
 from fluxsmith.layouts.flux1 import FLUX1
@@ -67,22 +67,7 @@ def _from_files(files: tuple[tuple[Path, int], ...]) -> list[tuple[str, Table]]:
 
 
 def _from_packages() -> list[tuple[str, Table]]:
-    found: list[tuple[str, Table]] = []
-    for entry in entry_points(group=GROUP):
-        try:
-            table = entry.load()
-        except Exception as error:
-            raise IncompatibleError(
-                "table.not-loaded",
-                f"the table {entry.name} cannot be imported: {type(error).__name__}: {error}",
-                facts={"entry point": entry.value},
-                fix="mend or reinstall the package that has it",
-            ) from error
-        if not isinstance(table, Table):
-            facts = {"entry point": entry.value}
-            raise IncompatibleError("table.not-loaded", f"{entry.value} is no Table", facts=facts, fix="make it a fluxsmith.layouts.Table")
-        found.append((entry.value, table))
-    return found
+    return [(entry.value, load(entry, Table, "table", "make it a fluxsmith.layouts.Table")) for entry in installed(GROUP)]
 
 
 def table_of(family: str) -> Table | None:

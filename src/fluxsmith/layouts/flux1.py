@@ -17,21 +17,29 @@ from fluxsmith.layouts.components import Component, rows_of
 from fluxsmith.layouts.table import Row, Table, linear, scale
 from fluxsmith.layouts.text_encoders import clip_rows, t5_rows
 
-__all__ = ["DEPTHS", "FLUX1", "blocks_in_order", "double_rows", "single_rows"]
+__all__ = ["DEPTHS", "FLUX1", "attention_rows", "blocks_in_order", "double_rows", "single_rows"]
 
 
 def double_rows(stream: str, context: bool) -> list[Row]:
     """The rows of one stream (`img` or `txt`) of a double block, without its modulation."""
-    bfl, d = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}"
-    qkv = "add_q_proj add_k_proj add_v_proj" if context else "to_q to_k to_v"
-    norm, out, ff = ("norm_added", "to_add_out", "ff_context") if context else ("norm", "to_out.0", "ff")
+    bfl, ff = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}.ff" + "_context" * context
     return [
-        scale(f"{bfl}_attn.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_q"),
-        scale(f"{bfl}_attn.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_k"),
-        linear(f"{bfl}_attn.qkv", "H H H", "H", segments="q k v", diffusers=" ".join(f"{d}.attn.{p}" for p in qkv.split())),
-        linear(f"{bfl}_attn.proj", "H", "H", diffusers=f"{d}.attn.{out}"),
-        linear(f"{bfl}_mlp.0", "M", "H", tags="mlp", diffusers=f"{d}.{ff}.net.0.proj"),
-        linear(f"{bfl}_mlp.2", "H", "M", tags="mlp", diffusers=f"{d}.{ff}.net.2"),
+        *attention_rows(stream, context),
+        linear(f"{bfl}_mlp.0", "M", "H", tags="mlp", diffusers=f"{ff}.net.0.proj"),
+        linear(f"{bfl}_mlp.2", "H", "M", tags="mlp", diffusers=f"{ff}.net.2"),
+    ]
+
+
+def attention_rows(stream: str, context: bool, *, bias: bool = True) -> list[Row]:
+    """The attention of one stream of a double block: norms of q and k, the three projections in one, and the way out."""
+    bfl, d = f"double_blocks.{{double}}.{stream}_attn", "transformer_blocks.{double}.attn"
+    qkv = "add_q_proj add_k_proj add_v_proj" if context else "to_q to_k to_v"
+    norm, out = ("norm_added", "to_add_out") if context else ("norm", "to_out.0")
+    return [
+        scale(f"{bfl}.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.{norm}_q"),
+        scale(f"{bfl}.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.{norm}_k"),
+        linear(f"{bfl}.qkv", "H H H", "H", segments="q k v", bias=bias, diffusers=" ".join(f"{d}.{p}" for p in qkv.split())),
+        linear(f"{bfl}.proj", "H", "H", bias=bias, diffusers=f"{d}.{out}"),
     ]
 
 

@@ -5,7 +5,7 @@ double blocks is split; that of single blocks stays one matrix with both halves 
 layer's modulation change places, as in FLUX.1. M is the width of the MLP, of which SwiGLU has two.
 """
 
-from fluxsmith.layouts.flux1 import DEPTHS
+from fluxsmith.layouts.flux1 import DEPTHS, attention_rows
 from fluxsmith.layouts.table import Row, Table, linear, scale
 
 __all__ = ["FLUX2"]
@@ -20,16 +20,11 @@ def _matrix(stem: str, rows: str, cols: str, diffusers: str, *, segments: str = 
 
 def _double_rows(stream: str, context: bool) -> list[Row]:
     """The rows of one stream (`img` or `txt`) of a double block."""
-    bfl, d = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}"
-    qkv = "add_q_proj add_k_proj add_v_proj" if context else "to_q to_k to_v"
-    norm, out, ff = ("norm_added", "to_add_out", "ff_context") if context else ("norm", "to_out.0", "ff")
+    bfl, ff = f"double_blocks.{{double}}.{stream}", "transformer_blocks.{double}.ff" + "_context" * context
     return [
-        scale(f"{bfl}_attn.norm.query_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_q"),
-        scale(f"{bfl}_attn.norm.key_norm", "D", tags="qk_norm", diffusers=f"{d}.attn.{norm}_k"),
-        _matrix(f"{bfl}_attn.qkv", "H H H", "H", " ".join(f"{d}.attn.{p}" for p in qkv.split()), segments="q k v"),
-        _matrix(f"{bfl}_attn.proj", "H", "H", f"{d}.attn.{out}"),
-        _matrix(f"{bfl}_mlp.0", "M M", "H", f"{d}.{ff}.linear_in", tags="mlp"),
-        _matrix(f"{bfl}_mlp.2", "H", "M", f"{d}.{ff}.linear_out", tags="mlp"),
+        *attention_rows(stream, context, bias=False),
+        _matrix(f"{bfl}_mlp.0", "M M", "H", f"{ff}.linear_in", tags="mlp"),
+        _matrix(f"{bfl}_mlp.2", "H", "M", f"{ff}.linear_out", tags="mlp"),
     ]
 
 

@@ -10,8 +10,7 @@ made without it. Other packages add methods by an entry point of the group `flux
 method's and whose value is the decorated function; they are imported when a recipe names them.
 """
 
-from importlib.metadata import entry_points
-
+from fluxsmith.entry_points import installed, load
 from fluxsmith.errors import MethodError, RecipeError, UsageError, did_you_mean
 from fluxsmith.methods.base import Delta, Method, Weight, merge_method
 
@@ -53,25 +52,13 @@ def find_method(name: str) -> Method:
 
 def installed_methods() -> dict[str, str]:
     """The methods of other installed packages: name -> `module:function`; none of them is imported."""
-    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    return {entry.name: entry.value for entry in installed(GROUP)}
 
 
 def _load_installed(name: str) -> None:
     """Import the method of another package; raises MethodError where that fails."""
-    for entry in entry_points(group=GROUP, name=name):
-        try:
-            method = entry.load()
-        except Exception as error:
-            raise MethodError(
-                "method.not-loaded",
-                f"method {name} cannot be imported: {type(error).__name__}: {error}",
-                facts={"entry point": entry.value},
-                fix="mend or reinstall the package that has it",
-            ) from error
-        if not isinstance(method, Method):
-            fix = "decorate it with @fs.merge_method"
-            raise MethodError("method.not-loaded", f"{entry.value} is no merge method", facts={"entry point": entry.value}, fix=fix)
-        METHODS[name] = method
+    for entry in installed(GROUP, name):
+        METHODS[name] = load(entry, Method, "method", "decorate it with @fs.merge_method", MethodError)
 
 
 # Importing a file registers its methods; the order is that of `fluxsmith list methods`.

@@ -1,26 +1,29 @@
 """Products with tensors of numbers."""
 
+from collections.abc import Sequence
+
 from fluxsmith.methods.base import Delta, Param, Weight, merge_method
 
 __all__ = ["multiply", "multiply_masks", "passthrough", "scale"]
 
 
-@merge_method(propagates=True)
-def multiply(delta: Delta, *masks: Param) -> Delta:
-    """delta * mask * ..., element by element."""
-    product = delta * masks[0]
+def _product(first: Delta, masks: Sequence[Param]) -> Delta:
+    product = first * masks[0]
     for mask in masks[1:]:
         product.mul_(mask)
     return product
+
+
+@merge_method(propagates=True)
+def multiply(delta: Delta, *masks: Param) -> Delta:
+    """delta * mask * ..., element by element."""
+    return _product(delta, masks)
 
 
 @merge_method(propagates=True)
 def multiply_masks(first: Param, *masks: Param) -> Param:
     """first * mask * ..., element by element."""
-    product = first * masks[0]
-    for mask in masks[1:]:
-        product.mul_(mask)
-    return product
+    return _product(first, masks)
 
 
 @merge_method(propagates=True)

@@ -19,6 +19,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,9 +67,14 @@ class Statistic(ABC):
 
 def _call(function: Callable[..., Any], inputs: Tiles, options: Options) -> Any:
     """The function on tiles, with those of the options that it has parameters for."""
-    parameters = inspect.signature(function).parameters
-    known = {name: value for name, value in options.items() if name in parameters}
-    return function(*inputs, **known)
+    names = _parameters(function)
+    return function(*inputs, **{name: value for name, value in options.items() if name in names})
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    """The names of a function's parameters: asked for every tile, read once."""
+    return frozenset(inspect.signature(function).parameters)
 
 
 @dataclass(frozen=True)
