@@ -97,7 +97,7 @@ def _distances(outcome: Outcome, inputs: Sequence[str]) -> str:
     return (
         block_map(series, blocks, "distance of the result from every input by block")
         + f'<p class="lead">|result - input| / |input| by block, from {escape(blocks[0])} to {escape(blocks[-1])}; the darkest cell is'
-        f" {top:.2%}. Measured on the first 131,072 elements of every merged tensor.</p>"
+        f" {top:.2%}. Measured on the first 131,072 elements of every tensor that this run merged.</p>"
         f"<table><thead><tr><th>input</th><th>distance of the result</th></tr></thead><tbody>{overall}</tbody></table>"
     )
 
