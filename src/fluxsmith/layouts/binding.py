@@ -158,14 +158,14 @@ def _alias(name: str, table: Table) -> str:
     return name
 
 
-def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], reference: str) -> Dims:
-    """Depths, flags and widths from the names and shapes found in a file.
+def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]], reference: str, *, partial: bool = False) -> Dims:
+    """Depths, flags and widths from the names and shapes found in a file; `partial` allows blocks that are not there.
 
     Each width is what most of the table rows say that have it as their only unknown, so that one wrong tensor is not
     believed; it is then found by the shape check.
     """
     dims: dict[str, int] = {
-        symbol: _depth(stems[layout], shapes, reference) if layout in stems else 0 for symbol, stems in table.depth_stems.items()
+        symbol: _depth(stems[layout], shapes, reference, partial) if layout in stems else 0 for symbol, stems in table.depth_stems.items()
     }
     for flag in table.flags:
         dims[flag] = int(any(_blocks_with(table, row, layout, shapes, dims) for row in table.rows if row.optional == flag))
@@ -189,12 +189,12 @@ def solve_dims(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
     return dims
 
 
-def _depth(stem: str, shapes: Iterable[str], reference: str) -> int:
+def _depth(stem: str, shapes: Iterable[str], reference: str, partial: bool) -> int:
     pattern = re.compile(re.escape(stem) + r"\.(\d+)\.")
     found = {int(match[1]) for name in shapes if (match := pattern.match(name))}
     depth = max(found, default=-1) + 1
     missing = sorted(set(range(depth)) - found)
-    if missing:
+    if missing and not partial:
         raise IncompatibleError(
             "model.missing-blocks",
             f"{reference} has no {stem}.{missing[0]}, though it has {stem}.{depth - 1}",
@@ -218,8 +218,11 @@ def _equations(table: Table, layout: str, shapes: Mapping[str, tuple[int, ...]],
         inside = places(row, dims[depth], dims) if depth else range(1)
         if not inside or (row.optional and not dims[row.optional]):
             continue
-        fill = {depth: inside[0]} if depth else {}
         stems = row.stems(layout)
+        fills = ({depth: i} if depth else {} for i in inside)  # the first block that has the row: adapters leave some out
+        fill = next((fill for fill in fills if any(table.key(stem, row.suffixes[0], layout, fill) in shapes for stem in stems)), None)
+        if fill is None:
+            continue
         split = len(stems) == len(row.rows) > 1
         form = row.forms.get(layout)
         for i, stem in enumerate(stems):

@@ -1,0 +1,1 @@
+"""The names of adapters: keys of a file to modules and back, one file per dialect."""
