@@ -169,7 +169,8 @@ class Plan:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Extent):
-        return [value.file, value.offset, value.count, value.dtype]
+        plain = [value.file, value.offset, value.count, value.dtype]
+        return plain if value.codec is None else [*plain, value.codec, value.first]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = {"kind": type(value).__name__} if isinstance(value, (Load, Fill, Apply)) else {}
         return name | {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}

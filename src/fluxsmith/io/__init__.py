@@ -8,6 +8,7 @@ opening.py     a file, a folder of shards, or files on the Hub, by headers alone
 memory.py      state dicts in memory as checkpoints
 pickled.py     torch.save files as extents, without running pickles
 views.py       tensors as lists of byte extents
+codecs/        quantised tensors: how they are stored, and their values
 shards.py      where every tensor of an output will lie
 located.py     YAML with line and column of everything
 writer.py      temporary file, preallocated, synced, verified, renamed
