@@ -2,6 +2,8 @@
 
 module.py            one module of an adapter: algorithm, factors as bytes, scale, where it goes; an opened adapter
 targets.py           where a module's name leads: tensors and rows of a family's table
+detection.py         which dialect a file is written in, and for which family
+opening.py           keys to modules, every key accounted for
 algorithms/          the mathematics, one file per algorithm: factors to a delta
 dialects/            the names, one file per dialect: keys of a file to modules and back
 """

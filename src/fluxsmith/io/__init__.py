@@ -13,6 +13,7 @@ shards.py      where every tensor of an output will lie
 located.py     YAML with line and column of everything
 writer.py      temporary file, preallocated, synced, verified, renamed
 references.py  what a user names: paths, pocket/NAME, Hub repositories
+numbers.py     small tensors that are read while a file is opened
 hashing.py     BLAKE3 of inputs, remembered; ModelSpec's sha256
 """
 

@@ -11,7 +11,7 @@ that are not linear in their factors this is the line between the base and the f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Algorithm:
     the same rows, or the whole weight. `by_rows` are the roles whose dim 0 is the module's out rows, of which only
     the rows of a tile are read. `shape(shapes)` is the shape of the weight that the factors make; None in place of a
     dim that they do not tell. Raises ValueError, saying what does not fit, where the factors do not go together.
+    `biases` are such last parts of keys that belong to the bias beside the weight (a module of its own, of the algorithm
+    that lists them); `numbers` are those of small tensors that are read when the file is opened: last part -> setting.
     `rank(shapes)` is the rank by which alpha is divided, None where there is none. `scale(alpha, rank, shapes)` is
     the factor that alpha means for files whose dialect has no rule of its own.
     """
@@ -60,5 +62,7 @@ class Algorithm:
     shape: Callable[[Shapes], tuple[int | None, ...]]
     reads: Callable[[Shapes], Reads] = lambda shapes: "nothing"
     by_rows: frozenset[str] = frozenset()
+    biases: Mapping[str, str] = field(default_factory=dict[str, str])
+    numbers: Mapping[str, str] = field(default_factory=lambda: {"alpha": "alpha"})
     rank: Callable[[Shapes], int | None] = lambda shapes: None
     scale: Callable[[float, int | None, Shapes], float] = lambda alpha, rank, shapes: alpha / rank if rank else 1.0

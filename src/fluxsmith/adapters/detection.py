@@ -1,0 +1,103 @@
+"""Which dialect an adapter is written in, and for which family: every reading is scored by the share of keys that it
+explains, ties between readings that mean different things are refused."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from fluxsmith.adapters.algorithms import ALGORITHMS
+from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect
+from fluxsmith.adapters.targets import Place, Targets, superset
+from fluxsmith.layouts.table import Canonical, Table
+
+__all__ = ["Read", "Reading", "looks_like_adapter", "readings"]
+
+ENOUGH = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a dialect makes of one key: a role of the module at a place, which the file calls `name`."""
+
+    place: Place
+    role: str
+    name: str
+
+
+@dataclass
+class Reading:
+    """A file read in one dialect as an adapter for one family (`table` is None for a structural model)."""
+
+    dialect: Dialect
+    table: Table | None
+    keys: dict[str, Read] = field(default_factory=dict[str, Read])
+    count: int = 0
+
+    @property
+    def score(self) -> float:
+        """The share of the keys that it explains."""
+        return len(self.keys) / max(self.count, 1)
+
+    @cached_property
+    def layout(self) -> str:
+        """The layout in which most of its modules are named."""
+        found = [read.place.layout for read in self.keys.values()]
+        return max(dict.fromkeys(found), key=found.count, default="")
+
+    @property
+    def title(self) -> str:
+        """What it says of the file, in words."""
+        family = self.table.family if self.table else "structural"
+        return f"{self.dialect.name} for {family} ({self.layout})"
+
+
+def looks_like_adapter(keys: Iterable[str]) -> bool:
+    """Whether a file holds factors of adapters, told by the last parts of its keys."""
+    roles = tuple("." + role for a in ALGORITHMS.values() for role in a.roles if role not in ("weight",))
+    return any(key.endswith(roles) for key in keys)
+
+
+def readings(keys: Iterable[str], tables: Iterable[Table], structural: Mapping[str, Canonical] | None = None) -> list[Reading]:
+    """All readings of a file that explain something, best first; `structural` are the tensors of a base without a table."""
+    keys = list(keys)
+    found = [_read(dialect, table, Targets(superset(table, keys), table.prefixes), keys) for table in tables for dialect in _for(table)]
+    if structural is not None:
+        targets = Targets(structural.values())
+        found += [_read(dialect, None, targets, keys) for dialect in DIALECTS.values()]
+    order = list(DIALECTS.values())
+    return sorted((r for r in found if r.keys), key=lambda r: (-len(r.keys), order.index(r.dialect)))
+
+
+def _for(table: Table) -> list[Dialect]:
+    return [dialect for dialect in DIALECTS.values() if not dialect.families or table.family in dialect.families]
+
+
+def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: list[str]) -> Reading:
+    """Every key that the dialect explains; names of one component are taken from the one layout that has most of them."""
+    reading = Reading(dialect, table, count=len(keys))
+    candidates: dict[tuple[str, str], dict[str, Read]] = {}
+    for key in keys:
+        parsed = dialect.parse(dialect, key)
+        if parsed is None:
+            continue
+        main = table.components[0] if table else targets.components[0]
+        component = main if parsed.component == MAIN or table is None else parsed.component
+        for layout in parsed.layouts or targets.layouts(component):
+            stem = targets.stem(component, layout, parsed.name, joined=parsed.joined)
+            if stem is None:
+                continue
+            place = Place(component, layout, stem, _suffix(parsed.role), parsed.parts)
+            if targets.target(place) is not None:
+                name = key.removesuffix(parsed.role).rstrip(".")
+                candidates.setdefault((component, layout), {})[key] = Read(place, parsed.role, name)
+    best: dict[str, dict[str, Read]] = {}
+    for (component, _), found in candidates.items():
+        if len(found) > len(best.get(component, {})):
+            best[component] = found
+    for found in best.values():
+        reading.keys |= found
+    return reading
+
+
+def _suffix(role: str) -> str:
+    return "bias" if any(role in algorithm.biases for algorithm in ALGORITHMS.values()) else "weight"
