@@ -4,6 +4,8 @@ The decoder's levels are counted from the image in the original and from the mid
 its one attention are 1x1 convolutions in the original and matrices in diffusers: the same elements in another shape.
 """
 
+from dataclasses import replace
+
 from fluxsmith.layouts.table import Row, conv, norm
 
 __all__ = ["autoencoder_rows"]
@@ -12,8 +14,11 @@ _WIDTHS = ("vae.width0", "vae.width1", "vae.width2", "vae.width2")
 _RESNETS = 2
 
 
-def autoencoder_rows(*, quantised: bool) -> tuple[Row, ...]:
-    """Every row; `quantised` says whether a 1x1 convolution stands on either side of the latent, as in SD1.5 and SDXL."""
+def autoencoder_rows(*, quantised: bool, optional: bool = False) -> tuple[Row, ...]:
+    """Every row; `quantised` says whether a 1x1 convolution stands on either side of the latent, as in SD1.5 and SDXL.
+
+    `optional` convolutions are those of any of these VAEs: they are there where the flag `vae.quantised` is 1.
+    """
     last = _WIDTHS[-1]
     rows = [conv("encoder.conv_in", _WIDTHS[0], "vae.image", 3)]
     before = _WIDTHS[0]
@@ -39,7 +44,8 @@ def autoencoder_rows(*, quantised: bool) -> tuple[Row, ...]:
             )
     rows += [norm("decoder.norm_out", before, diffusers="decoder.conv_norm_out"), conv("decoder.conv_out", "vae.image", before, 3)]
     if quantised:
-        rows += [conv("quant_conv", "vae.z vae.z", "vae.z vae.z", 1), conv("post_quant_conv", "vae.z", "vae.z", 1)]
+        beside = [conv("quant_conv", "vae.z vae.z", "vae.z vae.z", 1), conv("post_quant_conv", "vae.z", "vae.z", 1)]
+        rows += [replace(row, optional="vae.quantised" if optional else None) for row in beside]
     return tuple(rows)
 
 

@@ -11,10 +11,11 @@ from functools import cache
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.layouts.binding import PREFIXES, Bound, bind, symbols_of
+from fluxsmith.layouts.standalone import tables_for
 from fluxsmith.layouts.structural import bind_structural, bind_transformers
 from fluxsmith.layouts.table import Canonical, Table
 
-__all__ = ["PREFIXES", "Candidate", "detect", "open_model", "refuse_quantised"]
+__all__ = ["PREFIXES", "Candidate", "component_alone", "detect", "open_model", "refuse_quantised"]
 
 ENOUGH = 0.5
 _NUMBERED = re.compile(r"(blocks|layers|norms)\.\d+\.")
@@ -131,7 +132,7 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     refuse_quantised(checkpoint)
     if force == "structural":
         return bind_structural(checkpoint)
-    candidate = detect(checkpoint, tables)
+    candidate = detect(checkpoint, tables) or component_alone(checkpoint)
     foreign = _foreign(checkpoint)
     if foreign is not None and candidate is not None and foreign[0] == candidate.table.family:
         foreign = None
@@ -150,6 +151,20 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     if components and all(name in prefixes for name in components):
         prefixes = {name: prefix for name, prefix in prefixes.items() if name in components}
     return bind(checkpoint, candidate.table, candidate.layout, prefixes)
+
+
+def component_alone(checkpoint: Checkpoint) -> Candidate | None:
+    """The reading of a complete text encoder or VAE that is alone in its file; None for anything else.
+
+    One with a config.json beside it is read as what that says it is.
+    """
+    candidate = detect(checkpoint, tables_for(checkpoint)) if checkpoint.config is None else None
+    if candidate is None or candidate.score < 1.0:
+        return None
+    own = {name.partition(".")[0] for name in _exact_anchors(candidate.table, candidate.layout)[candidate.table.family]}
+    optional = {row.stem.removeprefix(f"{row.component}.").partition(".")[0] for row in candidate.table.rows if row.optional}
+    others = (key for key in checkpoint.tensors if key.partition(".")[0] not in own | optional)
+    return candidate if all(any(re.search(pattern, key) for pattern, _ in candidate.table.drops) for key in others) else None
 
 
 def _smallest(table: Table, depth: int) -> list[Canonical]:

@@ -15,6 +15,7 @@ from fluxsmith.layouts.flux1 import FLUX1
 from fluxsmith.layouts.flux2 import FLUX2
 from fluxsmith.layouts.sd3 import SD3
 from fluxsmith.layouts.stable_diffusion import SD15, SDXL
+from fluxsmith.layouts.standalone import COMPONENT_TABLES
 from fluxsmith.layouts.table import Table
 
 __all__ = ["GROUP", "TABLES", "known_tables", "table_of", "tables_folder"]
@@ -71,5 +72,5 @@ def _from_packages() -> list[tuple[str, Table]]:
 
 
 def table_of(family: str) -> Table | None:
-    """The table of a family, None for a structural checkpoint."""
-    return next((table for table in known_tables() if table.family == family), None)
+    """The table of a family, also of a component alone; None for a structural checkpoint."""
+    return next((table for table in known_tables() if table.family == family), COMPONENT_TABLES.get(family))

@@ -10,8 +10,6 @@ Dims: H width, M width of the MLP, D width of a head, in/out channels of a patch
 embeddings, T width of the sinusoidal time embedding; double and single are depths, guidance is 1 where it is embedded.
 """
 
-from dataclasses import replace
-
 from fluxsmith.layouts.autoencoder import autoencoder_rows
 from fluxsmith.layouts.components import Component, rows_of
 from fluxsmith.layouts.table import Row, Table, linear, scale
@@ -121,10 +119,10 @@ def _beside() -> tuple[Component, ...]:
     def placed(name: str, rows: tuple[Row, ...], prefix: str, layers: str | None = None) -> Component:
         return Component(name, rows, {"bfl": (prefix,), "diffusers": ()}, {"bfl": layers} if layers else None)
 
-    *clip, projection = clip_rows("clip_l", projection=True)
-    clip_l = (*clip, replace(projection, optional="clip_l.projects"))
     return (
-        placed("clip_l", clip_l, "text_encoders.clip_l.transformer.", "text_model.encoder.layers"),
+        placed(
+            "clip_l", clip_rows("clip_l", projection=True, optional=True), "text_encoders.clip_l.transformer.", "text_model.encoder.layers"
+        ),
         placed("t5", t5_rows("t5"), "text_encoders.t5xxl.transformer.", "encoder.block"),
         placed("vae", autoencoder_rows(quantised=False), "vae."),
     )

@@ -12,8 +12,11 @@ def _plain(stem: str, suffix: str, rows: str, cols: str, diffusers: str = "") ->
     return replace(linear(stem, rows, cols, bias=False, diffusers=diffusers or stem), suffixes=(suffix,))
 
 
-def clip_rows(name: str, *, text: str = "text_model.", projection: bool = False) -> tuple[Row, ...]:
-    """A CLIP text encoder as transformers names it, `text` before all but the projection; widths are called `name.width`."""
+def clip_rows(name: str, *, text: str = "text_model.", projection: bool = False, optional: bool = False) -> tuple[Row, ...]:
+    """A CLIP text encoder as transformers names it, `text` before all but the projection; widths are called `name.width`.
+
+    An `optional` projection is one that some files have and others leave out, told by the flag `name.projects`.
+    """
     w, mlp, layer = f"{name}.width", f"{name}.mlp", f"{text}encoder.layers.{{{name}}}"
     rows = [
         _plain(f"{text}embeddings.token_embedding", "weight", f"{name}.vocabulary", w),
@@ -26,7 +29,9 @@ def clip_rows(name: str, *, text: str = "text_model.", projection: bool = False)
         norm(f"{text}final_layer_norm", w),
     ]
     if projection:
-        rows.append(linear("text_projection", f"{name}.projection", w, bias=False))
+        rows.append(
+            replace(linear("text_projection", f"{name}.projection", w, bias=False), optional=f"{name}.projects" if optional else None)
+        )
     return tuple(rows)
 
 
