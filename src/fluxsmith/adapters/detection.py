@@ -4,13 +4,16 @@ explains, ties between readings that mean different things are refused."""
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect
 from fluxsmith.adapters.targets import Place, Targets, superset
+from fluxsmith.errors import FluxsmithError
+from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts.table import Canonical, Table
 
-__all__ = ["Read", "Reading", "looks_like_adapter", "readings"]
+__all__ = ["Read", "Reading", "is_local_adapter", "looks_like_adapter", "readings"]
 
 ENOUGH = 0.5
 
@@ -55,6 +58,17 @@ def looks_like_adapter(keys: Iterable[str]) -> bool:
     """Whether a file holds factors of adapters, told by the last parts of its keys."""
     roles = tuple("." + role for a in ALGORITHMS.values() for role in a.roles if role not in ("weight",))
     return any(key.endswith(roles) for key in keys)
+
+
+def is_local_adapter(reference: str) -> bool:
+    """Whether a reference is a PEFT folder or a file on this machine that holds an adapter; False for what cannot be read."""
+    path = Path(reference).expanduser()
+    try:
+        if path.is_dir():
+            return (path / "adapter_config.json").is_file()
+        return path.is_file() and looks_like_adapter(open_checkpoint(path).tensors)
+    except (FluxsmithError, OSError):
+        return False
 
 
 def readings(keys: Iterable[str], tables: Iterable[Table], structural: Mapping[str, Canonical] | None = None) -> list[Reading]:

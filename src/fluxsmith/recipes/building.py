@@ -11,7 +11,7 @@ from fluxsmith.io.located import Located
 from fluxsmith.io.shards import parse_size
 from fluxsmith.methods import Method, find_method
 from fluxsmith.recipes.calls import call, check_option
-from fluxsmith.recipes.expressions import Expression, Model, literal, walk
+from fluxsmith.recipes.expressions import Adapter, Expression, Model, literal, walk
 from fluxsmith.recipes.formula import parse_formula
 from fluxsmith.recipes.recipe import Guidance, OutputOptions, Recipe, Rule
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule, check_points
@@ -55,6 +55,7 @@ class Builder:
         self._steps: dict[str, tuple[Located, str | StepEntry]] = {}
         self._nodes: dict[str, Expression] = {}
         self._building: list[str] = []
+        self._replaced: Mapping[str, str] = {}
 
     def recipe(self, replaced: Mapping[str, str]) -> Recipe:
         """The recipe; `replaced` are references that take the place of the file's, by model name."""
@@ -62,8 +63,9 @@ class Builder:
         unknown = [name for name in replaced if name not in self._models]
         if unknown:
             raise UsageError("usage.unknown-model", f"the recipe has no model `{unknown[0]}`", facts={"models": ", ".join(self._models)})
+        self._replaced = replaced
         for name in self._models:
-            self._nodes[name] = self._model(name, replaced.get(name))
+            self._node(name, ("models", name))
         merge = self._file.merge
         if merge is None:
             raise self._error("recipe.missing-key", "`merge` is missing", ("models",))
@@ -115,12 +117,37 @@ class Builder:
         source, entry = self._models[name]
         at = source.position(("models", name))
         fields = entry if isinstance(entry, ModelEntry) else ModelEntry(checkpoint=entry)
-        if (fields.checkpoint is None) == (fields.recipe is None):
-            raise self._error("recipe.bad-value", f"model `{name}` needs a `checkpoint` or a `recipe`, one of them", ("models", name))
+        if sum(kind is not None for kind in (fields.checkpoint, fields.recipe, fields.adapter)) != 1:
+            text = f"model `{name}` needs a `checkpoint`, an `adapter` or a `recipe`, one of them"
+            raise self._error("recipe.bad-value", text, ("models", name))
+        self._check_kind(name, fields)
         if fields.recipe is not None and replaced is None:
             return self._nested(name, Path(source.file).parent / fields.recipe, at)
+        if fields.adapter is not None:
+            return self._adapter(name, fields, replaced, at)
         reference = replaced or fields.checkpoint or ""
         return Model(reference, self._prefix + name, tuple(fields.components), at, fields.holds)
+
+    def _check_kind(self, name: str, fields: ModelEntry) -> None:
+        """Fields that only a checkpoint or only an adapter has stand with one."""
+        own = {"holds"} if fields.adapter is not None else {"weight", "base", "ignore"}
+        wrong = sorted(own & fields.model_fields_set)
+        if wrong:
+            kind = "an adapter" if fields.adapter is not None else "a checkpoint"
+            raise self._error("recipe.unknown-key", f"`{wrong[0]}` is no field of {kind}", ("models", name, wrong[0]))
+
+    def _adapter(self, name: str, fields: ModelEntry, replaced: str | None, at: Position | None) -> Adapter:
+        where = ("models", name, "weight")
+        weight = self._value(fields.weight, where)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, Ramp, Schedule)):
+            raise self._error(
+                "recipe.bad-value", "the weight of an adapter is a number, or a map from selectors to numbers or ramps", where
+            )
+        base = self._node(fields.base, ("models", name, "base")) if fields.base is not None else None
+        number = float(weight) if isinstance(weight, (int, float)) else weight
+        return Adapter(
+            replaced or fields.adapter or "", self._prefix + name, number, tuple(fields.components), tuple(fields.ignore), base, at
+        )
 
     def _nested(self, name: str, path: Path, at: Position | None) -> Expression:
         """The result of another recipe file as a model of this one."""
@@ -161,19 +188,23 @@ class Builder:
         """A model or step by name; steps are built when they are first used."""
         if name in self._nodes:
             return self._nodes[name]
-        if name not in self._steps:
-            known = [*self._models, *self._steps]
+        known = [*self._models, *self._steps]
+        if name not in known:
             raise self._error("recipe.unknown-name", f"`{name}` is no model or step of this recipe", where, did_you_mean(name, known))
+        kind = "models" if name in self._models else "steps"
         if name in self._building:
-            raise self._error("recipe.cycle", f"step `{name}` uses itself: {' -> '.join([*self._building, name])}", ("steps", name))
+            raise self._error("recipe.cycle", f"step `{name}` uses itself: {' -> '.join([*self._building, name])}", (kind, name))
         self._building.append(name)
+        self._nodes[name] = self._model(name, self._replaced.get(name)) if kind == "models" else self._named_step(name)
+        self._building.pop()
+        return self._nodes[name]
+
+    def _named_step(self, name: str) -> Expression:
         _, step = self._steps[name]
         for field in ("rules", "guidance", "missing"):
             if isinstance(step, StepEntry) and field in step.model_fields_set:
                 raise self._error("recipe.not-in-a-step", f"`{field}` is said of the merge, not of a step", ("steps", name, field))
-        self._nodes[name] = self._step(StepEntry(formula=step) if isinstance(step, str) else step, ("steps", name))
-        self._building.pop()
-        return self._nodes[name]
+        return self._step(StepEntry(formula=step) if isinstance(step, str) else step, ("steps", name))
 
     def _step(self, step: StepEntry | RuleEntry, where: Where) -> Expression:
         if step.formula is not None:
@@ -312,8 +343,10 @@ class Builder:
 
     def _check_used(self, recipe: Recipe, guidance: Guidance | None) -> None:
         """Every model and step of this file is used; those of included files may be there for others."""
-        used = {m.name.removeprefix(self._prefix) for m in recipe.models()} | ({guidance.model} if guidance else set())
-        nested = {name for name, node in self._nodes.items() if name in self._models and not isinstance(node, Model)}
+        used = {m.name.removeprefix(self._prefix) for m in (*recipe.models(), *recipe.adapters())} | (
+            {guidance.model} if guidance else set()
+        )
+        nested = {name for name, node in self._nodes.items() if name in self._models and not isinstance(node, (Model, Adapter))}
         reached = {id(node) for root in (recipe.root, *(rule.expression for rule in recipe.rules)) for node in walk(root)}
         for name in self._file.steps:
             if name not in self._nodes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fluxsmith.errors import RecipeError, did_you_mean
 from fluxsmith.methods.base import build_nodes_with
-from fluxsmith.recipes.expressions import Call, Expression, Literal, as_expression, inputs_of, label
+from fluxsmith.recipes.expressions import Call, Expression, Literal, as_expression, inputs_of, is_adapters, label
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule
 
 if TYPE_CHECKING:
@@ -27,9 +27,21 @@ def call(method: Method, inputs: Sequence[Expression | str], options: Mapping[st
     """
     nodes = tuple(as_expression(node) for node in inputs)
     _check_arity(method, nodes)
+    nodes = _lifted(method, nodes)
     _check_spaces(method, nodes)
     variadic = len(nodes) - len(method.inputs) + 1
     return Call(method, nodes, {key: check_option(method, key, value, variadic) for key, value in options.items()})
+
+
+def _lifted(method: Method, nodes: tuple[Expression, ...]) -> tuple[Expression, ...]:
+    """An adapter where a method with a base takes a model stands for the base with that adapter."""
+    wanted = inputs_of(method, len(nodes))
+    if method.inputs[0].name != "base":
+        return nodes
+    return tuple(
+        nodes[0] + node if i and takes.space == "weight" and node.space == "delta" and is_adapters(node) else node
+        for i, (node, takes) in enumerate(zip(nodes, wanted, strict=True))
+    )
 
 
 def _check_spaces(method: Method, nodes: Sequence[Expression]) -> None:

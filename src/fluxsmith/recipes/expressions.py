@@ -2,6 +2,7 @@
 
     schnell + (krea - dev) * 0.3              arithmetic; any linear combination
     fs.ties(dev, krea, photo, density=0.4)    a call of a method
+    base + 0.8 * fs.adapter("style.safetensors")    an adapter is a delta
     a | b                                     a where it has the tensor, else b
     fs.component(a, "vae"), fs.omit(a, "t5")  only these components of a model, or all others
     fs.literal(0.5)                           a number as a tensor of numbers
@@ -19,7 +20,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 from typing import Literal as Word
 
-from fluxsmith.errors import Position, RecipeError, UsageError
+from fluxsmith.errors import Position, RecipeError
 from fluxsmith.methods.base import Input
 from fluxsmith.recipes.schedules import Number
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from fluxsmith.methods import Method
 
 __all__ = [
-    "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "children", "component",
-    "fallback", "inputs_of", "label", "literal", "model", "omit", "state_dict", "walk",
+    "Adapter", "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "children",
+    "component", "fallback", "inputs_of", "is_adapters", "label", "literal", "model", "omit", "state_dict", "walk",
 ]  # fmt: skip
 
 _CLOSE = 1e-6
@@ -69,11 +70,11 @@ class Expression:
 
     def models(self) -> list[Model]:
         """Every model that the expression names, once, in the order of first use."""
-        found: dict[int, Model] = {}
-        for node in walk(self):
-            if isinstance(node, Model):
-                found.setdefault(id(node), node)
-        return list(found.values())
+        return [node for node in walk(self) if isinstance(node, Model)]
+
+    def adapters(self) -> list[Adapter]:
+        """Every adapter that the expression names, once, in the order of first use."""
+        return [node for node in walk(self) if isinstance(node, Adapter)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,27 @@ class Model(Expression):
     @property
     def space(self) -> str:
         return self.holds
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter(Expression):
+    """A stored delta: LoRA and its kin. `weight` is its strength, one number or one per block, part, ramp.
+
+    `components` limits it to some, `ignore` are globs of keys to leave out, both by rule. `base` is the model whose
+    weights it reads where its algorithm does (DoRA, OFT, ...); without one these are the weights that it is added to.
+    """
+
+    reference: str
+    name: str
+    weight: Number = 1.0
+    components: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    base: Expression | None = None
+    at: Position | None = None
+
+    @property
+    def space(self) -> str:
+        return "delta"
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +230,15 @@ def children(node: Expression) -> Sequence[Expression]:
         return [term for term, _ in node.terms]
     if isinstance(node, Fallback):
         return [node.first, node.second]
+    if isinstance(node, Adapter):
+        return [node.base] if node.base is not None else ()
     return [node.node] if isinstance(node, Component) else ()
+
+
+def is_adapters(node: Expression) -> bool:
+    """Whether a delta is made of adapters alone: it is zero for tensors that none of them changes."""
+    leaves = [leaf for leaf in walk(node) if not children(leaf) or isinstance(leaf, Adapter)]
+    return node.space == "delta" and all(isinstance(leaf, Adapter) for leaf in leaves)
 
 
 def inputs_of(method: Method, count: int) -> list[Input]:
@@ -237,17 +267,21 @@ def state_dict(tensors: Mapping[str, Tensor], *, name: str, holds: Space = "weig
     return Model(f"memory:{name}", name, holds=holds, tensors=dict(tensors))
 
 
-def adapter(reference: str, *, weight: float = 1.0, name: str | None = None) -> Expression:
-    """A stored delta (LoRA and its kin). This version has no adapters yet.
+def adapter(
+    reference: str,
+    *,
+    weight: Number = 1.0,
+    name: str | None = None,
+    components: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    base: Expression | None = None,
+) -> Adapter:
+    """An adapter (LoRA and its kin) by path, PEFT folder or Hub reference, as a delta: `base + 0.8 * fs.adapter("style.safetensors")`.
 
-    Raises UsageError, so that a recipe which needs one fails before anything is read.
+    `components` (transformer, clip_l, ...) are the parts of it that are used, `ignore` globs of keys to leave out;
+    `base` is the model whose weights DoRA, OFT and their kin read, where that is not the one that it is added to.
     """
-    raise UsageError(
-        "adapter.not-supported",
-        f"{reference} is named as an adapter, which this version does not apply yet",
-        facts={"weight": weight, "name": name or _name_of(reference)},
-        fix="bake it into a checkpoint with another tool, or merge full checkpoints",
-    )
+    return Adapter(str(reference), name or _name_of(str(reference)), weight, tuple(components), tuple(ignore), base)
 
 
 def literal(value: Number) -> Literal:
@@ -291,21 +325,38 @@ def _number(value: object) -> float:
 
 
 def _combine(*parts: tuple[Expression, float]) -> Expression:
-    """A combination of the parts, combinations among them opened up and equal nodes joined."""
+    """A combination of the parts, combinations among them opened up and equal nodes joined.
+
+    A model with adapters stays closed unless only deltas are added to it: what adapters read of the base's weights are
+    those that they were added to.
+    """
     terms: dict[int, tuple[Expression, float]] = {}
-    for node, factor in parts:
+    for index, (node, factor) in enumerate(parts):
         if not isinstance(node, Expression):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"cannot combine a model with {node!r}")
-        inner = node.terms if isinstance(node, Combination) else ((node, 1.0),)
+        others = [other for i, (other, _) in enumerate(parts) if i != index]
+        closed = isinstance(node, Combination) and _is_adapted(node) and (factor != 1 or any(_has_weights(other) for other in others))
+        inner = node.terms if isinstance(node, Combination) and not closed else ((node, 1.0),)
         for term, coefficient in inner:
             _, before = terms.get(id(term), (term, 0.0))
             terms[id(term)] = (term, before + coefficient * factor)
     return Combination(tuple(terms.values()))
 
 
+def _is_adapted(node: Combination) -> bool:
+    return _has_weights(node) and any(isinstance(term, Adapter) for term, _ in node.terms)
+
+
+def _has_weights(node: Expression) -> bool:
+    """Whether a sum has a term that is a weight (the sum itself may be neither weight nor delta yet)."""
+    if isinstance(node, Combination):
+        return any(_has_weights(term) for term, _ in node.terms)
+    return node.space == "weight"
+
+
 def label(node: Expression) -> str:
     """What an error calls a node."""
-    if isinstance(node, Model):
+    if isinstance(node, (Model, Adapter)):
         return node.name
     return f"{node.method.name}(...)" if isinstance(node, Call) else "(...)"
 

@@ -1,6 +1,7 @@
 """One-line formulas, read and shown.
 
 0.7*dev + 0.3*krea          dev + 0.3*(krea - dev)          sums
+dev + 0.8*style - 0.3*blurry                                adapters are deltas
 ties(dev, krea, photo, density=0.4, weights=[1, 0.5])       methods; options by name
 weighted_sum(dev, krea, alpha=train_difference_mask(dev, krea, base))    an option that is a tensor
 dev | krea                                                  dev where it has a tensor, else krea
@@ -16,7 +17,19 @@ from typing import Any
 from fluxsmith.errors import Position, RecipeError, did_you_mean
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.calls import call
-from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, component, literal, omit
+from fluxsmith.recipes.expressions import (
+    Adapter,
+    Call,
+    Combination,
+    Component,
+    Expression,
+    Fallback,
+    Literal,
+    Model,
+    component,
+    literal,
+    omit,
+)
 
 __all__ = ["parse_formula", "show"]
 
@@ -164,7 +177,7 @@ def show(node: Expression, depth: int = 0) -> str:
     if depth > _DEEP:
         return "..."
     inner = depth + 1
-    if isinstance(node, Model):
+    if isinstance(node, (Model, Adapter)):
         return node.name
     if isinstance(node, Combination):
         return _show_sum(node, inner)

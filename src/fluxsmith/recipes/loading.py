@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fluxsmith.adapters.detection import is_local_adapter
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.located import Located, parse_documents, parse_yaml, read_text, read_yaml
 from fluxsmith.recipes.building import KINDS, Builder, Source
-from fluxsmith.recipes.expressions import model
+from fluxsmith.recipes.expressions import Adapter, Model, adapter, model
 from fluxsmith.recipes.formula import parse_formula
 from fluxsmith.recipes.mecha import is_mecha, recipe_from_mecha
 from fluxsmith.recipes.mergekit import is_mergekit, recipe_from_mergekit
@@ -44,6 +45,9 @@ def presets() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+_ADAPTER = "adapter:"  # before a reference that is to be read as an adapter, as one on the Hub cannot be looked at yet
+
+
 def load_preset(name: str, models: Mapping[str, str], assign: Sequence[str] = ()) -> Recipe:
     """A preset with some of its models replaced; raises UsageError where there is no such preset."""
     known = presets()
@@ -56,12 +60,19 @@ def load_preset(name: str, models: Mapping[str, str], assign: Sequence[str] = ()
 
 def recipe_from_formula(text: str, models: Mapping[str, str]) -> Recipe:
     """The recipe of a one-line formula over named references."""
-    nodes = {name: model(reference, name=name) for name, reference in models.items()}
+    nodes = {name: named_node(name, reference) for name, reference in models.items()}
     root = parse_formula(text, nodes)
-    unused = [name for name, node in nodes.items() if node not in root.models()]
+    unused = [name for name, node in nodes.items() if node not in (*root.models(), *root.adapters())]
     if unused:
         raise RecipeError("recipe.unused-model", f"`{unused[0]}` is not used in the formula", fix=f"leave -m {unused[0]}=... out")
     return Recipe(root, title=text)
+
+
+def named_node(name: str, reference: str) -> Model | Adapter:
+    """The node that a reference stands for: an adapter where it is written `adapter:REF`, or a local file that holds one."""
+    if reference.startswith(_ADAPTER):
+        return adapter(reference.removeprefix(_ADAPTER), name=name)
+    return adapter(reference, name=name) if is_local_adapter(reference) else model(reference, name=name)
 
 
 def _build(source: Located, models: Mapping[str, str], assign: Sequence[str]) -> Recipe:

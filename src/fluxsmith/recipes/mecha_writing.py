@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from fluxsmith.errors import RecipeError
-from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, walk
+from fluxsmith.recipes.expressions import Adapter, Call, Combination, Component, Expression, Fallback, Literal, Model, walk
 from fluxsmith.recipes.mecha import VERSION
 from fluxsmith.recipes.mecha_methods import COMPONENTS
 from fluxsmith.recipes.recipe import Recipe
@@ -61,6 +61,8 @@ class _Writer:
             place = self.merge("fallback", self.at(node.first), self.at(node.second))
         elif isinstance(node, Component):
             place = self._component(node)
+        elif isinstance(node, Adapter):
+            raise _refusal(f"the adapter `{node.name}`")
         else:
             place = self._call(cast("Call", node))
         self._places[id(node)] = place

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fluxsmith.errors import RecipeError
-from fluxsmith.recipes.expressions import Expression, Model, walk
+from fluxsmith.recipes.expressions import Adapter, Expression, Model, walk
 from fluxsmith.recipes.selectors import Selector
 
 __all__ = ["Guidance", "Missing", "OutputOptions", "Recipe", "Rule"]
@@ -65,11 +65,16 @@ class Rule:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How the result is written; None means as the first input has it."""
+    """How the result is written; None means as the first input has it.
+
+    `dtype` names an element type (`BF16`) or a scheme (`fp8_scaled`), which leaves the tensors that match one of the
+    selectors `unquantised` in the type that the inputs have.
+    """
 
     layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
     dtype: str | None = None
     shard_size: int | None = None
+    unquantised: tuple[Selector, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,18 +100,25 @@ class Recipe:
 
     def models(self) -> list[Model]:
         """Every model of the recipe, once, in order of first use; raises RecipeError where two share a name."""
-        found: dict[int, Model] = {}
+        return [leaf for leaf in self._leaves() if isinstance(leaf, Model)]
+
+    def adapters(self) -> list[Adapter]:
+        """Every adapter of the recipe, once, in order of first use; raises RecipeError where two share a name."""
+        return [leaf for leaf in self._leaves() if isinstance(leaf, Adapter)]
+
+    def _leaves(self) -> list[Model | Adapter]:
+        found: dict[int, Model | Adapter] = {}
         for root in (self.root, *(rule.expression for rule in self.rules)):
             for node in walk(root):
-                if isinstance(node, Model):
+                if isinstance(node, (Model, Adapter)):
                     found.setdefault(id(node), node)
-        by_name: dict[str, Model] = {}
-        for model in found.values():
-            if by_name.setdefault(model.name, model) is not model:
+        by_name: dict[str, Model | Adapter] = {}
+        for leaf in found.values():
+            if by_name.setdefault(leaf.name, leaf) is not leaf:
                 raise RecipeError(
                     "recipe.duplicate-model",
-                    f"two models are called `{model.name}`",
-                    facts={"one": by_name[model.name].reference, "other": model.reference},
+                    f"two models are called `{leaf.name}`",
+                    facts={"one": by_name[leaf.name].reference, "other": leaf.reference},
                     fix='name them: fs.model("...", name="a")',
                 )
         return list(by_name.values())

@@ -7,7 +7,7 @@ import io
 from dataclasses import replace
 from typing import Any, cast
 
-from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, walk
+from fluxsmith.recipes.expressions import Adapter, Call, Combination, Component, Expression, Fallback, Literal, Model, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe, Rule
 from fluxsmith.recipes.schedules import Ramp, Schedule
@@ -30,10 +30,11 @@ def recipe_to_text(recipe: Recipe) -> str:
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data in the form of a recipe file."""
     writer = _Writer()
-    for root in (recipe.root, *(rule.expression for rule in recipe.rules)):
+    top = _bare(recipe.root)
+    for root in (top, *(_bare(rule.expression) for rule in recipe.rules)):
         for node in walk(root)[:-1]:  # inputs first, so that no depth of nesting is one of recursion
             writer.name(node)
-    body = writer.step(recipe.root)
+    body = writer.step(top)
     merge: dict[str, Any] = {"formula": body} if isinstance(body, str) else body
     if recipe.rules:
         merge["rules"] = [writer.rule(rule) for rule in recipe.rules]
@@ -44,7 +45,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     data: dict[str, Any] = {"fluxsmith": 1}
     if recipe.title:
         data["title"] = recipe.title
-    data["models"] = {m.name: _model(m) for m in recipe.models()}
+    data["models"] = {m.name: _model(m) for m in recipe.models()} | {a.name: writer.adapter(a) for a in recipe.adapters()}
     if writer.steps:
         data["steps"] = writer.steps
     data["merge"] = merge
@@ -68,7 +69,7 @@ class _Writer:
 
     def step(self, node: Expression) -> Any:
         """A formula, or a mapping with method and inputs."""
-        if isinstance(node, Model):
+        if isinstance(node, (Model, Adapter)):
             return node.name
         if isinstance(node, Combination):
             return show(Combination(tuple((self._leaf(term), factor) for term, factor in node.terms)))
@@ -81,18 +82,29 @@ class _Writer:
         assert isinstance(node, Call)
         return self._call(node)
 
+    def adapter(self, node: Adapter) -> dict[str, Any]:
+        """The entry of an adapter among the models."""
+        data: dict[str, Any] = {"adapter": node.reference}
+        if node.weight != 1.0:
+            data["weight"] = _number(node.weight)
+        if node.base is not None:
+            data["base"] = self.name(node.base)
+        lists = {"components": list(node.components), "ignore": list(node.ignore)}
+        return data | {key: value for key, value in lists.items() if value}
+
     def rule(self, rule: Rule) -> dict[str, Any]:
-        if isinstance(rule.expression, Model):
+        if isinstance(rule.expression, Model):  # an adapter is no weight, so no rule takes one
             return {"match": rule.selector.text, "take": rule.expression.name}
-        body = self.step(rule.expression)
+        body = self.step(_bare(rule.expression))
         return {"match": rule.selector.text} | ({"formula": body} if isinstance(body, str) else body)
 
     def _leaf(self, node: Expression) -> Expression:
-        return node if isinstance(node, Model) else Model("", self.name(node))
+        return node if isinstance(node, (Model, Adapter)) else Model("", self.name(node))
 
     def name(self, node: Expression) -> str:
         """The name under which other steps use a node; a new step where it has none yet."""
-        if isinstance(node, Model):
+        node = _bare(node)
+        if isinstance(node, (Model, Adapter)):
             return node.name
         if id(node) not in self._names:
             body = self.step(node)
@@ -118,6 +130,13 @@ class _Writer:
         if isinstance(value, tuple):
             return [self._value(v) for v in cast("tuple[Any, ...]", value)]
         return {"model": self.name(value)} if isinstance(value, Expression) else _number(value)
+
+
+def _bare(node: Expression) -> Expression:
+    """A node without sums around it that are once itself, which a formula does not show."""
+    while isinstance(node, Combination) and len(node.terms) == 1 and node.terms[0][1] == 1:
+        node = node.terms[0][0]
+    return node
 
 
 def _model(model: Model) -> Any:

@@ -10,9 +10,15 @@ __all__ = ["InputEntry", "ModelEntry", "OutputEntry", "RecipeFile", "RuleEntry",
 
 
 class ModelEntry(Strict):
-    """A checkpoint with more than its reference."""
+    """A checkpoint with more than its reference, an adapter, or another recipe."""
 
     checkpoint: str | None = Field(default=None, description="file, folder, or org/name[@revision][:path]")
+    adapter: str | None = Field(
+        default=None, description="an adapter (LoRA and its kin), which is a delta: file, PEFT folder or Hub reference"
+    )
+    weight: Any = Field(default=1.0, description="of an adapter: its strength, a number or a map from selectors to numbers or ramps")
+    base: str | None = Field(default=None, description="of an adapter: the model or step whose weights DoRA, OFT, ... read")
+    ignore: list[str] = Field(default=[], description="of an adapter: globs of keys that are left out by this rule")
     recipe: str | None = Field(default=None, description="another recipe file, whose result is this model; nothing is written for it")
     components: list[str] = Field(
         default=[], description="take only these parts of an all-in-one file; the others are dropped by this rule"
