@@ -1,12 +1,12 @@
 """How large tiles are and what they take: memory is decided by tiles and threads, never by the size of the inputs."""
 
 import os
-from math import prod
+from math import lcm, prod
 
-from fluxsmith.engine.plan import Apply, Job
+from fluxsmith.engine.plan import Adapt, Apply, Job
 from fluxsmith.engine.programs import program_has
 from fluxsmith.errors import ResourceError
-from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.dtypes import stored_type
 from fluxsmith.methods import Method, find_method
 
 __all__ = [
@@ -20,6 +20,7 @@ TILE = 1 << 20
 SMALLEST = 1 << 16
 #: The interpreter with torch loaded, measured (docs/benchmarks.md).
 BASE_BYTES = 270_000_000
+_ADAPTED = 6  # float32 matrices that an adapter's algorithm holds beside its result where it reads a whole weight
 _TEMPORARIES = 4  # float32 tiles that a method and the engine hold beside the inputs
 
 
@@ -31,7 +32,7 @@ def tile_elements(job: Job) -> int:
     size = TILE
     while size > SMALLEST and size * len(job.loads) > 2 * TILE:
         size //= 2
-    unit = row_elements(job)
+    unit = lcm(row_elements(job), (job.scaling.size or 1) if job.scaling else 1)
     return max(size // unit, 1) * unit
 
 
@@ -54,15 +55,19 @@ def whole_bytes(job: Job) -> int:
     """Bytes of a job whose method needs whole tensors, else 0: inputs as stored and as float32, the working memory of
     its methods, the output."""
     steps = [(step, find_method(step.method)) for step in job.program if isinstance(step, Apply)]
-    if not any(method.whole for _, method in steps):
+    if not program_has(job.program, "whole"):
         return 0
     rows, columns = (job.shape[0], job.count // job.shape[0]) if len(job.shape) > 1 else (1, job.count)
-    inputs = sum(load.view.nbytes + (0 if load.view.dtypes == {"F32"} else 4 * load.view.count) for load in job.loads)
+    inputs = sum(load.view.nbytes + (0 if load.view.stores("F32") else 4 * load.view.count) for load in job.loads)
     peak = between = 0.0
     for step, method in steps:
         peak = max(peak, between + 4 * _workspace(method, rows, columns, len(step.uses)))
         between += 4 * job.count  # its result stays until the program ends
-    return int(inputs + max(peak, between + DTYPES[job.dtype or "F32"].nbytes(job.count)))
+    for step in job.program:
+        if isinstance(step, Adapt):
+            peak = max(peak, between + 4 * _ADAPTED * job.count)
+            between += 4 * job.count
+    return int(inputs + max(peak, between + stored_type(job.dtype or "F32").nbytes(job.count)))
 
 
 def _workspace(method: Method, rows: int, columns: int, inputs: int) -> float:
@@ -81,8 +86,9 @@ def whole_slots(whole: int, threads: int, limit: int | None) -> int:
 
 
 def _bytes(job: Job, elements: int) -> int:
-    steps = sum(isinstance(step, Apply) for step in job.program)
-    return elements * (len(job.loads) * (4 + 4) + 4 * (_TEMPORARIES + steps))
+    steps = sum(isinstance(step, Apply) for step in job.program) + 2 * sum(isinstance(step, Adapt) for step in job.program)
+    coded = sum(load.view.coded for load in job.loads)
+    return elements * (len(job.loads) * (4 + 4) + 8 * coded + 4 * (_TEMPORARIES * (1 + job.quantised) + steps))
 
 
 def peak_bytes(tile_bytes: int, whole: int, threads: int, limit: int | None = None) -> int:

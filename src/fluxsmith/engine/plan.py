@@ -8,15 +8,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+from fluxsmith.adapters.module import Span
 from fluxsmith.io.checkpoint import WeightFile
+from fluxsmith.io.dtypes import BLOCK_TYPES
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["Apply", "Fill", "Input", "Job", "Load", "Needs", "Plan", "Step", "Target"]
+__all__ = ["Adapt", "Apply", "Constant", "Fill", "Input", "Job", "Load", "Needs", "Part", "Plan", "Scaling", "Step", "Target", "uses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +56,101 @@ class Apply:
         return (*self.inputs, *others)
 
 
-Step = Load | Fill | Apply
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The delta of one module of an adapter: algorithm, factors and numbers; `shape` is that of the module's weight,
+    `spans` say which rows of it are which rows of the tensor. `reads` is what it reads of the base: nothing, the same
+    rows, or the whole weight."""
+
+    module: str
+    algorithm: str
+    factors: Mapping[str, View]
+    settings: Mapping[str, float]
+    shape: tuple[int, ...]
+    spans: tuple[Span, ...]
+    reads: str = "nothing"
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether rows [start, stop) of the tensor are all in one span of it."""
+        return any(span.start <= start and stop <= span.start + span.rows for span in self.spans) and self.reads != "whole"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """The delta of an adapter for a tensor of `shape`, times `weight`; `base` is the step of the weights that it reads."""
+
+    adapter: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    weight: float = 1.0
+    base: int | None = None
+
+    @property
+    def uses(self) -> tuple[int, ...]:
+        """Every earlier step that is used."""
+        return () if self.base is None else (self.base,)
+
+    @property
+    def rows(self) -> bool:
+        """Deltas are made of whole rows."""
+        return True
+
+    @property
+    def whole(self) -> bool:
+        """Whether a part reads all of the weight."""
+        return any(part.reads == "whole" for part in self.parts)
+
+    def cut(self, start: int, stop: int) -> "Adapt":
+        """The same for rows [start, stop) of the tensor alone."""
+        parts: list[Part] = []
+        for part in self.parts:
+            spans = [
+                Span(span.at + max(start - span.start, 0), max(span.start, start) - start, rows)
+                for span in part.spans
+                if (rows := min(span.start + span.rows, stop) - max(span.start, start)) > 0
+            ]
+            if spans:
+                parts.append(replace(part, spans=tuple(spans)))
+        return replace(self, shape=(stop - start, *self.shape[1:]), parts=tuple(parts))
+
+
+Step = Load | Fill | Apply | Adapt
+
+
+def uses(step: Step) -> tuple[int, ...]:
+    """The earlier steps that a step needs."""
+    return step.uses if isinstance(step, (Apply, Adapt)) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Elements are stored divided by a scale: one for every `size` consecutive elements, or (None) for a whole output
+    tensor. Scales are of type `dtype`."""
+
+    size: int | None
+    dtype: str
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Elements [start, start + count) of a job go to byte `offset` of the tensor data of output file `file`."""
+    """Elements [start, start + count) of a job go to byte `offset` of the tensor data of output file `file`, and the first
+    of their scales to byte `scale` of the same file. Targets of one output tensor have the same number `tensor`."""
 
     file: int
     offset: int
     start: int
     count: int
+    scale: int | None = None
+    tensor: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Bytes (in hexadecimal digits) that stand at `offset` of the tensor data of output file `file`, whatever the inputs."""
+
+    file: int
+    offset: int
+    digits: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +158,7 @@ class Job:
     """One unit of work: rows of canonical tensor `tensor` from element `origin` on, written as `dtype`.
 
     `action` is what happens, in one word, for accounting: merged, copied, converted or filled. `reason` names the rule
-    or policy where it was not the merge itself.
+    or policy where it was not the merge itself. `scaling` says how numbers are scaled before they are rounded to `dtype`.
     """
 
     tensor: str
@@ -84,10 +170,16 @@ class Job:
     action: str
     reason: str = ""
     block: str | None = None
+    scaling: Scaling | None = None
 
     @property
     def count(self) -> int:
         return prod(self.shape)
+
+    @property
+    def quantised(self) -> bool:
+        """Whether the elements are stored as multiples of scales."""
+        return self.scaling is not None or self.dtype in BLOCK_TYPES
 
     @property
     def loads(self) -> list[Load]:
@@ -126,7 +218,8 @@ class Needs:
 @dataclass(frozen=True)
 class Plan:
     """Everything a run does. `folder` says whether the output is a folder; `small_files` go beside the weights, and
-    `copies` of an input's other files (name -> path), such as tokenizers.
+    `copies` of an input's other files (name -> path), such as tokenizers. `scheme` names how weights are quantised, and
+    `constants` are bytes that it stores beside them.
     """
 
     title: str
@@ -146,11 +239,13 @@ class Plan:
     recipe: str
     notes: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict[str, str])
+    scheme: str = ""
+    constants: tuple[Constant, ...] = ()
 
     def digest(self) -> str:
         """A hash of all that decides the output's bytes; two runs with one digest may share their work."""
         stamps = [(file.path, file.stamp) for i in self.inputs for file in i.files]
-        facts = [self.jobs, self.files, self.seed, self.compute, stamps, dict(self.metadata)]
+        facts = [self.jobs, self.files, self.constants, self.seed, self.compute, stamps, dict(self.metadata)]
         return hashlib.sha256(json.dumps(facts, default=_plain).encode()).hexdigest()
 
     def as_dict(self) -> dict[str, Any]:
@@ -172,7 +267,7 @@ def _plain(value: Any) -> Any:
         plain = [value.file, value.offset, value.count, value.dtype]
         return plain if value.codec is None else [*plain, value.codec, value.first]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = {"kind": type(value).__name__} if isinstance(value, (Load, Fill, Apply)) else {}
+        name = {"kind": type(value).__name__} if isinstance(value, (Load, Fill, Apply, Adapt)) else {}
         return name | {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return dict(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

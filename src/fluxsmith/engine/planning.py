@@ -1,22 +1,23 @@
 """Making a plan: opening inputs by their headers, checking that they fit, and accounting for every tensor."""
 
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
+from fluxsmith.engine.adapters import BoundAdapter, adapter_inputs, bind_adapters
 from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
 from fluxsmith.engine.memory import program_tile_bytes, whole_bytes
 from fluxsmith.engine.outputs import aim, copied_files, index_files, lay_out, turn, with_dtype
-from fluxsmith.engine.plan import Fill, Input, Job, Load, Needs, Plan, Step
+from fluxsmith.engine.plan import Adapt, Fill, Input, Job, Load, Needs, Plan, Step
 from fluxsmith.engine.programs import ProgramBuilder
+from fluxsmith.engine.storage import Storage, constants, unify_dtypes
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
 from fluxsmith.io.checkpoint import Checkpoint
-from fluxsmith.io.dtypes import DTYPES, promote
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.binding import MARK
@@ -24,7 +25,7 @@ from fluxsmith.layouts.emission import COMFY_PREFIX, emit
 from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.structural import KEYWISE
 from fluxsmith.layouts.table import ORIGINAL
-from fluxsmith.recipes.expressions import Call, Expression, Literal, walk
+from fluxsmith.recipes.expressions import Adapter, Call, Expression, Literal, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
@@ -43,7 +44,8 @@ def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = 
         raise RecipeError("recipe.wrong-space", "the result of a merge must be a weight, this is a delta", fix="add it to a base")
     bounds = {model.name: bind_input(model, recipe, open_checkpoint) for model in recipe.models()}
     pattern = check_compatible(bounds, recipe)
-    return _Planner(recipe, bounds, pattern, output).plan()
+    adapters = bind_adapters(recipe.adapters(), weight_inputs(bounds, recipe), pattern, open_checkpoint)
+    return _Planner(recipe, bounds, pattern, output, adapters).plan()
 
 
 @dataclass
@@ -52,6 +54,7 @@ class _Planner:
     bounds: Mapping[str, Bound]
     pattern: Bound
     output: Path | None
+    adapters: Mapping[str, BoundAdapter]
 
     def plan(self) -> Plan:
         """The plan; see make_plan."""
@@ -64,15 +67,19 @@ class _Planner:
         if guidance and guidance.policy == "from" and guidance.model not in self.bounds:
             raise RecipeError("recipe.unknown-name", f"guidance is to be from `{guidance.model}`, which is no model of the recipe")
         tensors = self._canonical()
-        builder = ProgramBuilder(self.bounds, guidance, self.recipe.missing, block_orders(tensors))
+        builder = ProgramBuilder(self.bounds, guidance, self.recipe.missing, block_orders(tensors), self.adapters)
         jobs = [job for tensor in tensors for job in self._jobs(builder, tensor)]
         self._check_places(builder)
         self._check_selectors(builder.used)
         written = {job.tensor for job in jobs}
         tensors = [tensor for tensor in tensors if tensor.name in written]
-        jobs, dtypes = _unify_dtypes(jobs, self.recipe.output.dtype, weight_inputs(self.bounds, self.recipe))
-        inputs = self._inputs(jobs)
-        return self._assemble(tensors, jobs, dtypes, inputs)
+        by_name = {tensor.name: tensor for tensor in tensors}
+        quantised = self._storage.quantised(tensors, self.recipe.output)
+        jobs, dtypes = unify_dtypes(
+            jobs, lambda name, floats: self._storage.dtype(by_name[name], floats, quantised), weight_inputs(self.bounds, self.recipe)
+        )
+        jobs = [self._storage.scale(job, by_name[job.tensor].shape, quantised) for job in jobs]
+        return self._assemble(tensors, jobs, dtypes, self._inputs(jobs), quantised)
 
     def _canonical(self) -> list[Canonical]:
         """Every canonical tensor of the result, in the order of the family's table (or of the first file)."""
@@ -195,15 +202,21 @@ class _Planner:
                 raise RecipeError("recipe.no-contribution", f"`{name}` contributes nothing to the result", at=at, fix="leave it out")
             counts: dict[str, int] = {}
             for key in bound.views:
-                outcome = used[name].get(key) or self._why_unused(name, key)
+                outcome = used[name].get(key) or self._why_unused(bound, key)
                 counts[outcome] = counts.get(outcome, 0) + 1
-            for reason in bound.dropped.values():
+            if bound.checkpoint.sides:
+                counts["scales and tables of others"] = len(bound.checkpoint.sides)
+            for reason in (*bound.dropped.values(), *bound.checkpoint.dropped.values()):
                 counts[f"dropped ({reason})"] = counts.get(f"dropped ({reason})", 0) + 1
             found.append(_input(name, bound, counts))
-        return tuple(found)
+        return (*found, *adapter_inputs(self.adapters, jobs, self._why_left_out))
 
-    def _why_unused(self, name: str, key: str) -> str:
-        tensor = self.bounds[name].spec[key]
+    def _why_left_out(self, tensor: str) -> str:
+        """Why a tensor that an adapter changes is not in the result, or not changed."""
+        return self._why_unused(next(bound for bound in self.bounds.values() if tensor in bound.spec), tensor)
+
+    def _why_unused(self, bound: Bound, key: str) -> str:
+        tensor = bound.spec[key]
         if self.pattern.layout not in KEYWISE and self._naming not in tensor.pieces:
             return f"dropped (no place in the {self._layout} layout)"
         if "guidance" in tensor.tags and self.recipe.guidance:
@@ -214,33 +227,37 @@ class _Planner:
                 return f"dropped (rule {rule.selector.text})"
         return f"dropped (missing: {self.recipe.missing})" if self.recipe.missing != "error" else "not used (weight 0)"
 
-    def _assemble(self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...]) -> Plan:
-        layout = self._layout
+    def _assemble(
+        self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...], quantised: frozenset[str]
+    ) -> Plan:
+        layout, storage = self._layout, self._storage
         emitted = emit(tensors, layout, table_of(self.pattern.family))
-        folder = self.output is not None and self.output.suffix != ".safetensors"
+        beside = storage.beside(emitted, quantised)
+        folder = self.output is not None and self.output.suffix not in (".safetensors", ".gguf")
         shard_size = self._shard_size(folder)
         text = recipe_to_text(self.recipe)
         config = transformer_config(self.bounds, self.pattern, any("guidance" in tensor.tags for tensor in tensors))
-        metadata = output_metadata(self.recipe, text, inputs, layout, config)
+        metadata = storage.metadata(emitted, beside, output_metadata(self.recipe, text, inputs, layout, config))
+        emitted, beside = storage.rename(emitted, beside)
         stem = self.output.stem if self.output and not folder else "diffusion_pytorch_model" if layout == "diffusers" else "model"
-        emitted, files = lay_out(emitted, dtypes, output=self.output, stem=stem, shard_size=shard_size, metadata=metadata)
-        jobs = aim(turn(jobs, emitted), emitted, files)
+        emitted, files = lay_out(emitted, dtypes, output=self.output, stem=stem, shard_size=shard_size, metadata=metadata, beside=beside)
+        jobs = aim(turn(jobs, emitted), emitted, files, beside)
         small, copies = self._beside(files, layout, config) if folder else ({}, {})
         return Plan(
             self.recipe.title, show(self.recipe.root), self.pattern.family, layout, folder, inputs, tuple(jobs), tuple(files),
             metadata, small, config, self.recipe.seed, self.recipe.compute, _needs(jobs, files), text, self._notes(inputs),
-            copies,
+            copies, storage.scheme.name if storage.scheme else "", constants(beside, files),
         )  # fmt: skip
 
     def _beside(self, files: Sequence[OutputFile], layout: str, config: Mapping[str, Any] | None) -> tuple[dict[str, str], dict[str, str]]:
         """Small files of an output folder: configs and indexes, and what is copied from the first input that has it."""
-        small = {"config.json": json.dumps(config, indent=2) + "\n"} if config and layout == "diffusers" else {}
+        small = {"config.json": json.dumps(self._storage.config(config), indent=2) + "\n"} if config and layout == "diffusers" else {}
         folders = {file.name.rpartition("/")[0] for file in files}
         source = next((bound.checkpoint for bound in self.bounds.values() if bound.layout == layout and bound.checkpoint.folder), None)
         whole = source is not None and (folders != {""} or layout in ("transformers", ORIGINAL))
         copies = copied_files(source, folders) if source is not None and whole else {}
         if source is not None and whole and source.config:
-            small["config.json"] = with_dtype(source.config, self.recipe.output.dtype)
+            small["config.json"] = with_dtype(source.config, self._storage.wanted)
         if layout == "diffusers":
             small |= self._component_configs(folders, source, copies)
         return {**small, **index_files(files)}, copies
@@ -262,10 +279,22 @@ class _Planner:
         return "bfl" if self._layout == "comfy" else self._layout
 
     @cached_property
+    def _storage(self) -> Storage:
+        """In what types the result is stored."""
+        return Storage.of(self.recipe.output, next(iter(self.bounds.values())), self.output)
+
+    @cached_property
     def _layout(self) -> str:
         first = next(iter(self.bounds.values()))
+        demanded, wanted = self._storage.layout, self.recipe.output.layout
+        if demanded is not None:
+            if wanted not in (None, demanded):
+                raise UsageError(
+                    "usage.other-layout", f"{self.recipe.output.dtype or 'a GGUF file'} has the {demanded} layout, not {wanted}",
+                    fix=f"--layout {demanded}, or leave it out",
+                )  # fmt: skip
+            return demanded
         if first.layout in KEYWISE:
-            wanted = self.recipe.output.layout
             if wanted not in (None, first.layout):
                 raise IncompatibleError(
                     "output.no-layout",
@@ -273,7 +302,7 @@ class _Planner:
                     fix="leave --layout out",
                 )
             return first.layout
-        wanted, table = self.recipe.output.layout, table_of(first.family)
+        table = table_of(first.family)
         if wanted and table is not None:
             original = table.layouts[0]
             known = (*table.layouts, "comfy")
@@ -312,6 +341,8 @@ def _numbers_in(root: Expression) -> Iterator[Any]:
     for node in walk(root):
         if isinstance(node, Literal):
             yield node.value
+        if isinstance(node, Adapter):
+            yield node.weight
         for option in node.options.values() if isinstance(node, Call) else ():
             yield from cast("tuple[Any, ...]", option) if isinstance(option, tuple) else (option,)
 
@@ -329,6 +360,8 @@ def _rows(step: Step, shape: tuple[int, ...], start: int, stop: int) -> Step:
     """A step for some rows of a tensor of this shape; what has another shape (a Gram matrix) belongs to all of them."""
     if isinstance(step, Load):
         return Load(step.model, step.view.rows(start, stop)) if step.view.shape == shape else step
+    if isinstance(step, Adapt):
+        return step.cut(start, stop)
     return Fill((stop - start, *step.shape[1:]), step.value) if isinstance(step, Fill) else step
 
 
@@ -339,45 +372,13 @@ def _job(tensor: Canonical, origin: int, shape: tuple[int, ...], program: tuple[
     return Job(tensor.name, origin, shape, program, "", (), action, reason, tensor.block)
 
 
-def _unify_dtypes(jobs: Sequence[Job], wanted: str | None, models: Container[str]) -> tuple[list[Job], dict[str, str]]:
-    """The output type of every tensor: what is asked for, or the smallest that holds the tensors of all `models` that it
-    is made of; numbers that are no weights (masks, importances) have no say.
-
-    Integer tensors cannot be averaged; they are copied from the first input that has them.
-    Raises IncompatibleError where one input has integers and another has not, or has wider ones.
-    """
-    types: dict[str, set[str]] = {}
-    for job in jobs:
-        types.setdefault(job.tensor, set()).update(d for load in job.loads if load.model in models for d in load.view.dtypes)
-    chosen: dict[str, str] = {}
-    for name, found in types.items():
-        floats = {d for d in found if DTYPES[d].is_float}
-        if floats != found and len(found) > 1:
-            loads = [load for job in jobs if job.tensor == name for load in job.loads]
-            raise IncompatibleError(
-                "model.wrong-dtype",
-                f"`{name}` has types that cannot be merged: {', '.join(sorted(found))}",
-                facts={"key": name, **{load.model: ", ".join(sorted(load.view.dtypes)) for load in loads}},
-                fix="merge checkpoints of one kind; a rule `take` copies the tensor from one of them",
-            )
-        chosen[name] = next(iter(sorted(found))) if floats != found else wanted or promote(floats or {"BF16"})
-    done: list[Job] = []
-    for job in jobs:
-        dtype = chosen[job.tensor]
-        if job.loads and not DTYPES[dtype].is_float and job.action == "merged":
-            job = replace(job, program=(job.loads[0],), action="copied", reason="not a float")
-        elif job.action == "copied" and (job.loads[0].view.dtypes != {dtype} or job.loads[0].view.transposed):
-            job = replace(job, action="converted")
-        done.append(replace(job, dtype=dtype))
-    return done, chosen
-
-
 def _input(name: str, bound: Bound, outcome: Mapping[str, int]) -> Input:
     checkpoint = bound.checkpoint
     guidance = bool(bound.dims["guidance"]) if "guidance" in bound.dims else None
     return Input(
-        name, checkpoint.reference, bound.family, bound.layout, bound.prefix, guidance, len(checkpoint.tensors), checkpoint.nbytes,
-        tuple(sorted(checkpoint.dtypes)), checkpoint.files, outcome, license_of(checkpoint),
+        name, checkpoint.reference, bound.family, bound.layout, bound.prefix, guidance,
+        len(checkpoint.tensors) + len(checkpoint.sides) + len(checkpoint.dropped), checkpoint.nbytes,
+        tuple(sorted(checkpoint.kinds)), checkpoint.files, outcome, license_of(checkpoint),
     )  # fmt: skip
 
 

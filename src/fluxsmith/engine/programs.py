@@ -1,14 +1,27 @@
 """From an expression to the program of one tensor: which bytes are loaded, which methods are applied, with what numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from fluxsmith.engine.plan import Apply, Fill, Load, Step
+from fluxsmith.engine.adapters import BoundAdapter
+from fluxsmith.engine.plan import Adapt, Apply, Fill, Load, Step, uses
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.layouts import Bound, Canonical
 from fluxsmith.methods import find_method
-from fluxsmith.recipes.expressions import Call, Combination, Component, Expression, Fallback, Literal, Model, children, walk
+from fluxsmith.recipes.expressions import (
+    Adapter,
+    Call,
+    Combination,
+    Component,
+    Expression,
+    Fallback,
+    Literal,
+    Model,
+    children,
+    is_adapters,
+    walk,
+)
 from fluxsmith.recipes.recipe import Guidance, Missing
 from fluxsmith.recipes.schedules import BlockOrder, resolve
 
@@ -29,6 +42,7 @@ class ProgramBuilder:
     guidance: Guidance | None
     missing: Missing
     blocks: Mapping[str, BlockOrder]
+    adapters: Mapping[str, BoundAdapter] = field(default_factory=dict[str, BoundAdapter])
     used: set[str] = field(default_factory=set[str])
     orders: dict[int, list[Expression]] = field(default_factory=dict[int, "list[Expression]"])
 
@@ -51,11 +65,18 @@ class _Problem:
         self.error = error
 
 
+class _Unbased:
+    """An adapter that reads weights, before it is known whose."""
+
+    def __init__(self, node: Adapter) -> None:
+        self.node = node
+
+
 class _Program:
     def __init__(self, builder: ProgramBuilder, tensor: Canonical, segment: str | None) -> None:
         self._builder, self._tensor, self._segment = builder, tensor, segment
         self._steps: list[Step] = []
-        self._known: dict[int, int | _Problem | None] = {}
+        self._known: dict[int, int | _Problem | _Unbased | None] = {}
 
     def run(self, order: Sequence[Expression]) -> int | None:
         """The step that computes the last node of an order (inputs first), None where no input has this tensor.
@@ -67,6 +88,8 @@ class _Program:
         last = self._known[id(order[-1])]
         if isinstance(last, _Problem):
             raise last.error
+        if isinstance(last, _Unbased):
+            raise _no_base(last.node)
         return last
 
     def ordered(self, last: int) -> tuple[Step, ...]:
@@ -74,15 +97,17 @@ class _Program:
         needed = {last}
         for index in range(last, -1, -1):
             step = self._steps[index]
-            if index in needed and isinstance(step, Apply):
-                needed.update(step.uses)
+            if index in needed:
+                needed.update(uses(step))
         place = {old: new for new, old in enumerate(sorted(needed))}
         return tuple(_renumbered(self._steps[old], place) for old in place)
 
-    def _node(self, node: Expression) -> int | _Problem | None:
+    def _node(self, node: Expression) -> int | _Problem | _Unbased | None:
         """The step of a node whose inputs are known."""
         if isinstance(node, Model):
             return self._model(node)
+        if isinstance(node, Adapter):
+            return self._adapter(node)
         if isinstance(node, Literal):
             return self._add(Fill(self._tensor.shape, self._number(node.value)))
         if isinstance(node, Fallback):
@@ -104,6 +129,8 @@ class _Program:
     def _index(self, node: Expression) -> int | None:
         found = self._known[id(node)]
         assert not isinstance(found, _Problem)
+        if isinstance(found, _Unbased):
+            raise _no_base(found.node)
         return found
 
     def _add(self, step: Step) -> int:
@@ -122,15 +149,46 @@ class _Program:
             return self._add(Apply("bake_guidance", (index, *parts), {"guidance": guidance.value}))
         return index
 
+    def _adapter(self, node: Adapter) -> int | _Problem | _Unbased | None:
+        """The step of an adapter's delta, None where it does not change this tensor."""
+        parts = self._builder.adapters[node.name].parts.get(self._tensor.name, ())
+        if not parts or self._number(node.weight) == 0:
+            return None
+        if all(part.reads == "nothing" for part in parts):
+            return self._adapt(node, None)
+        if node.base is None:
+            return _Unbased(node)
+        found = self._known[id(node.base)]
+        return found if isinstance(found, _Problem) else self._adapt(node, self._index(node.base))
+
+    def _adapt(self, node: Adapter, base: int | None) -> int:
+        parts = self._builder.adapters[node.name].parts[self._tensor.name]
+        return self._add(Adapt(node.name, self._tensor.shape, parts, self._number(node.weight), base))
+
     def _combination(self, node: Combination) -> int | None:
-        parts = [(self._index(term), factor, term.space) for term, factor in node.terms if factor != 0]
+        weights = [(term, factor) for term, factor in node.terms if factor != 0 and term.space == "weight"]
+        others = [(term, factor) for term, factor in node.terms if factor != 0 and term.space != "weight"]
+        unbased = [(found.node, factor) for term, factor in others if isinstance(found := self._known[id(term)], _Unbased)]
+        if not unbased:
+            return self._sum([*weights, *others])
+        base = self._sum(weights) if weights and node.space == "weight" else None
+        if base is None:
+            raise _no_base(unbased[0][0])
+        plain = [(term, factor) for term, factor in others if not isinstance(self._known[id(term)], _Unbased)]
+        steps = [(base, 1.0), *((self._adapt(term, base), factor) for term, factor in unbased)]
+        steps += [(index, factor) for term, factor in plain if (index := self._index(term)) is not None]
+        return self._add(Apply("combination", tuple(i for i, _ in steps), {"weights": tuple(factor for _, factor in steps)}))
+
+    def _sum(self, terms: Sequence[tuple[Expression, float]]) -> int | None:
+        parts = [(self._index(term), factor, term.space) for term, factor in terms]
         present = [(index, factor, space) for index, factor, space in parts if index is not None]
         if not present:
             return None
-        if len(present) < len(parts):
-            self._allow_missing([term for (index, _, _), (term, _) in zip(parts, node.terms, strict=False) if index is None])
+        absent = [term for (index, _, _), (term, _) in zip(parts, terms, strict=True) if index is None and not is_adapters(term)]
+        if absent:
+            self._allow_missing(absent)
         total = sum(factor for _, factor, space in present if space == "weight")
-        scale = total if len(present) < len(parts) and abs(total) > 1e-6 else 1.0
+        scale = total if absent and abs(total) > 1e-6 else 1.0
         weights = tuple(factor / scale if space == "weight" else factor for _, factor, space in present)
         if weights == (1.0,):
             return present[0][0]
@@ -140,6 +198,9 @@ class _Program:
         indices: list[int | None] = [self._index(i) for i in node.inputs]
         if all(index is None for index in indices):
             return None
+        for place, (index, child) in enumerate(zip(indices, node.inputs, strict=True)):
+            if index is None and is_adapters(child):
+                indices[place] = self._add(Fill(self._tensor.shape))
         fixed = len(node.method.inputs) - int(node.method.inputs[-1].variadic)
         options = self._options(node, len(indices) - fixed)
         if any(index is None for index in indices):
@@ -222,6 +283,15 @@ class _Program:
         )
 
 
+def _no_base(node: Adapter) -> IncompatibleError:
+    return IncompatibleError(
+        "adapter.needs-base",
+        f"`{node.name}` changes weights by a rule that reads them (DoRA, OFT, ...), but stands where there are none",
+        facts={"adapter": node.reference},
+        fix=f"add it to a model, as in `base + {node.name}`, or name its `base`",
+    )
+
+
 def guidance_error(bounds: Mapping[str, Bound]) -> IncompatibleError:
     """The question that a merge of models with and without guidance layers has to answer."""
     have = [name for name, bound in bounds.items() if bound.dims.get("guidance")]
@@ -239,6 +309,8 @@ def guidance_error(bounds: Mapping[str, Bound]) -> IncompatibleError:
 
 
 def _renumbered(step: Step, place: Mapping[int, int]) -> Step:
+    if isinstance(step, Adapt):
+        return replace(step, base=None if step.base is None else place[step.base])
     if not isinstance(step, Apply):
         return step
     tensors = {name: place[i] if isinstance(i, int) else tuple(place[k] for k in i) for name, i in step.tensors.items()}
@@ -246,5 +318,9 @@ def _renumbered(step: Step, place: Mapping[int, int]) -> Step:
 
 
 def program_has(program: Sequence[Step], trait: str) -> bool:
-    """Whether a method of the program has a trait: `whole` (needs whole tensors), `rows` (whole rows)."""
-    return any(isinstance(step, Apply) and getattr(find_method(step.method), trait) for step in program)
+    """Whether a step of the program has a trait: `whole` (needs whole tensors), `rows` (whole rows)."""
+    return any(
+        getattr(find_method(step.method) if isinstance(step, Apply) else step, trait)
+        for step in program
+        if isinstance(step, (Apply, Adapt))
+    )

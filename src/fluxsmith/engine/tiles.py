@@ -10,9 +10,11 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from fluxsmith.engine.adapting import delta_tile
 from fluxsmith.engine.memory import row_elements
-from fluxsmith.engine.plan import Apply, Fill, Job, Load
+from fluxsmith.engine.plan import Adapt, Apply, Fill, Job, Load, uses
 from fluxsmith.errors import FileError, FluxsmithError, MethodError
+from fluxsmith.io.codecs.decoding import decode
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.memory import buffer, is_memory
 from fluxsmith.io.sniff import reading
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fluxsmith.engine.devices import Device
-    from fluxsmith.io.views import View
+    from fluxsmith.io.views import Extent, View
 
 __all__ = ["Files", "Workspace"]
 
@@ -45,22 +47,27 @@ class Files:
             return self._fds[path]
 
     def read(self, view: View, start: int, stop: int, into: memoryview) -> None:
-        """Bytes of elements [start, stop) of a view, one extent after another.
+        """Bytes of elements [start, stop) of a view without codecs, one extent after another.
 
         Raises FileError where a file has become shorter.
         """
         at = 0
         for extent in view.cut(start, stop):
-            end, offset = at + extent.nbytes, extent.offset
-            if is_memory(extent.file):
-                into[at:end] = buffer(extent.file)[offset : offset + extent.nbytes]
-                at = end
-            while at < end:
-                with reading(extent.file):
-                    got = os.preadv(self.fd(extent.file), [into[at:end]], offset)
-                if got <= 0:
-                    raise FileError("file.truncated", f"{extent.file} became shorter while it was read", facts={"file": extent.file})
-                at, offset = at + got, offset + got
+            self.read_extent(extent, into[at : at + extent.nbytes])
+            at += extent.nbytes
+
+    def read_extent(self, extent: Extent, into: memoryview) -> None:
+        """Bytes of a plain extent; raises FileError where its file has become shorter."""
+        at, end, offset = 0, extent.nbytes, extent.offset
+        if is_memory(extent.file):
+            into[:end] = buffer(extent.file)[offset : offset + end]
+            return
+        while at < end:
+            with reading(extent.file):
+                got = os.preadv(self.fd(extent.file), [into[at:end]], offset + at)
+            if got <= 0:
+                raise FileError("file.truncated", f"{extent.file} became shorter while it was read", facts={"file": extent.file})
+            at += got
 
     def expect(self, view: View, start: int, stop: int) -> None:
         """Tell the kernel that these elements are needed soon."""
@@ -68,7 +75,8 @@ class Files:
             for extent in view.cut(start, stop):
                 if is_memory(extent.file):
                     continue
-                os.posix_fadvise(self.fd(extent.file), extent.offset, extent.nbytes, os.POSIX_FADV_WILLNEED)
+                stored = extent.stored
+                os.posix_fadvise(self.fd(stored.file), stored.offset, stored.nbytes, os.POSIX_FADV_WILLNEED)
 
     def close(self) -> None:
         for fd in self._fds.values():
@@ -116,10 +124,12 @@ class Workspace:
         if view.transposed:
             stored = self.load(slot, replace(view, transposed=False), 0, view.count)
             return stored.reshape(view.shape[::-1]).transpose(0, 1).reshape(-1)[start:stop]
-        dtypes = {extent.dtype for extent in view.cut(start, stop)}
-        if len(dtypes) == 1:
-            return self._load_plain(slot, view, start, stop, dtypes.pop())
-        return self._load_mixed(slot, view, start, stop)
+        extents = list(view.cut(start, stop))
+        if len({extent.dtype for extent in extents}) == 1 and not any(extent.codec for extent in extents):
+            return self._load_plain(slot, view, start, stop, extents[0].dtype)
+        if len(extents) == 1:
+            return self._load_coded(slot, extents[0])
+        return self._load_mixed(slot, extents)
 
     def _load_plain(self, slot: object, view: View, start: int, stop: int, dtype: str) -> Tensor:
         stored = self.typed(slot, stop - start, dtype)
@@ -130,14 +140,26 @@ class Workspace:
             return stored
         return self._compute_buffer((slot, "compute"), stop - start).copy_(stored)
 
-    def _load_mixed(self, slot: object, view: View, start: int, stop: int) -> Tensor:
-        """Extents of different types (a fused tensor stored in pieces), converted one by one."""
+    def _load_coded(self, slot: object, extent: Extent) -> Tensor:
+        """Quantised elements, decoded on the CPU, wherever the arithmetic is done."""
+        values = decode(
+            extent, lambda e, into: self.files.read_extent(e, as_bytes(into)), lambda name, nbytes: self.raw((slot, name), nbytes)
+        )
+        if not self.device.is_cpu:
+            return self.device.upload(values, self.compute)
+        if values.dtype == self.compute:
+            return values
+        return self._compute_buffer((slot, "compute"), extent.count).copy_(values)
+
+    def _load_mixed(self, slot: object, extents: Sequence[Extent]) -> Tensor:
+        """Extents of different types or codecs (a fused tensor stored in pieces), converted one by one."""
         from fluxsmith.io.views import View as Piece
 
-        whole = self._compute_buffer((slot, "compute"), stop - start)
+        count = sum(extent.count for extent in extents)
+        whole = self._compute_buffer((slot, "compute"), count)
         at = 0
-        for extent in view.cut(start, stop):
-            piece = self._load_plain((slot, "piece"), Piece((extent.count,), (extent,)), 0, extent.count, extent.dtype)
+        for extent in extents:
+            piece = self.load((slot, "piece"), Piece((extent.count,), (extent,)), 0, extent.count)
             whole[at : at + extent.count].copy_(piece)
             at += extent.count
         return whole if self.device.is_cpu else whole.to(self.device.kind)
@@ -172,6 +194,8 @@ class Workspace:
             return self.load(index, step.view, first, last)
         if isinstance(step, Fill):
             return torch.full((stop - start,), step.value, dtype=self.compute, device=self.device.kind)
+        if isinstance(step, Adapt):
+            return delta_tile(self, step, index, start, stop, None if step.base is None else values[step.base])
         method = find_method(step.method)
         inputs = [self._shaped(job, method, i, values[i]) for i in step.inputs]
         options = dict(step.options) | dict(measured.get(index, {})) | self.drawn(job, index, start)
@@ -216,8 +240,8 @@ def _needed(job: Job, wanted: Sequence[int]) -> list[int]:
     needed = set(wanted)
     for index in range(max(wanted), -1, -1):
         step = job.program[index]
-        if index in needed and isinstance(step, Apply):
-            needed.update(step.uses)
+        if index in needed:
+            needed.update(uses(step))
     return sorted(needed)
 
 

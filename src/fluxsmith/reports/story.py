@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fluxsmith.engine.plan import Apply, Job, Load, Plan
+from fluxsmith.engine.plan import Adapt, Apply, Job, Load, Plan
 from fluxsmith.errors import UsageError, did_you_mean
 
 __all__ = ["find_jobs", "tell"]
@@ -52,6 +52,10 @@ def _step(number: int, step: Any) -> list[str]:
         options = ", ".join(f"{key} {_value(value)}" for key, value in step.options.items())
         inputs = ", ".join(f"[{i}]" for i in step.inputs)
         return [f"[{number}] {step.method}({inputs})" + (f"  {options}" if options else "")]
+    if isinstance(step, Adapt):
+        base = f" on [{step.base}]" if step.base is not None else ""
+        first = [f"[{number}] {step.weight:g} x adapter {step.adapter}{base}"]
+        return first + [f"      {part.module}  {part.algorithm}, scale {part.settings['scale']:g}" for part in step.parts]
     return [f"[{number}] zeros"]
 
 

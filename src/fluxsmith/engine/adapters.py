@@ -1,0 +1,108 @@
+"""The adapters of a recipe: opened for the model that they change, their modules by canonical tensor, every key accounted for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from fluxsmith.adapters.algorithms import ALGORITHMS
+from fluxsmith.adapters.module import Adapter as Opened
+from fluxsmith.adapters.module import Module
+from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.engine.lineage import license_of
+from fluxsmith.engine.plan import Adapt, Input, Job, Part
+from fluxsmith.errors import IncompatibleError, RecipeError
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.references import open_reference
+from fluxsmith.layouts import Bound
+from fluxsmith.recipes.expressions import Adapter
+
+__all__ = ["BoundAdapter", "adapter_inputs", "bind_adapters"]
+
+
+@dataclass(frozen=True)
+class BoundAdapter:
+    """An adapter of a recipe: what was opened, and its parts by the canonical tensor that they change."""
+
+    node: Adapter
+    opened: Opened
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict[str, "tuple[Part, ...]"])
+
+
+def bind_adapters(
+    adapters: Sequence[Adapter], models: Mapping[str, Bound], pattern: Bound, open_checkpoint: Callable[[str], Checkpoint]
+) -> dict[str, BoundAdapter]:
+    """Every adapter by name, opened for a model that has all tensors of the recipe's models.
+
+    Adapters are small: those on the Hub are downloaded for a plan, too, as their numbers are needed.
+    """
+    spec = {name: tensor for bound in (*models.values(), pattern) for name, tensor in bound.spec.items()}
+    base = replace(pattern, spec=spec)
+    found: dict[str, BoundAdapter] = {}
+    for node in adapters:
+        checkpoint = open_checkpoint(node.reference)
+        if any(file.remote for file in checkpoint.files):
+            checkpoint = open_reference(node.reference, download=True)
+        opened = open_adapter(checkpoint, base=base, components=node.components, ignore=node.ignore)
+        found[node.name] = BoundAdapter(node, opened, _parts(opened))
+    return found
+
+
+def _parts(opened: Opened) -> dict[str, tuple[Part, ...]]:
+    by_tensor: dict[str, list[Module]] = {}
+    for module in opened.modules:
+        by_tensor.setdefault(module.target.tensor, []).append(module)
+    for tensor, modules in by_tensor.items():
+        _check_apart(opened, tensor, modules)
+    return {tensor: tuple(map(_part, modules)) for tensor, modules in by_tensor.items()}
+
+
+def _part(module: Module) -> Part:
+    algorithm = ALGORITHMS[module.algorithm]
+    reads = algorithm.reads({role: view.shape for role, view in module.factors.items()})
+    return Part(module.name, module.algorithm, module.factors, module.settings, module.target.shape, module.target.spans, reads)
+
+
+def _check_apart(opened: Opened, tensor: str, modules: Sequence[Module]) -> None:
+    """No row of a tensor may belong to two modules of one file."""
+    spans = sorted((span.start, span.start + span.rows, module.name) for module in modules for span in module.target.spans)
+    for (_, stop, one), (start, _, other) in pairwise(spans):
+        if start < stop:
+            raise IncompatibleError(
+                "adapter.two-modules",
+                f"two modules of {opened.checkpoint.reference} change the same rows of `{tensor}`",
+                facts={"one": one, "other": other},
+                fix="use the file as its trainer wrote it",
+            )
+
+
+def adapter_inputs(bounds: Mapping[str, BoundAdapter], jobs: Sequence[Job], why: Callable[[str], str]) -> list[Input]:
+    """What becomes of every adapter's keys; `why(tensor)` says why one that the result lacks is left out.
+
+    Raises RecipeError where an adapter changes nothing.
+    """
+    used: dict[str, set[str]] = {name: set() for name in bounds}
+    for job in jobs:
+        for step in job.program:
+            if isinstance(step, Adapt):
+                used[step.adapter].add(job.tensor)
+    inputs: list[Input] = []
+    for name, bound in bounds.items():
+        counts: dict[str, int] = {}
+        if not used[name]:
+            fix = "leave it out, or give it another weight"
+            raise RecipeError("recipe.no-contribution", f"`{name}` contributes nothing to the result", at=bound.node.at, fix=fix)
+        for module in bound.opened.modules:
+            outcome = "applied" if module.target.tensor in used[name] else why(module.target.tensor)
+            counts[outcome] = counts.get(outcome, 0) + len(module.sources)
+        for reason in bound.opened.dropped.values():
+            counts[f"dropped ({reason})"] = counts.get(f"dropped ({reason})", 0) + 1
+        inputs.append(_input(name, bound.opened, counts))
+    return inputs
+
+
+def _input(name: str, opened: Opened, outcome: Mapping[str, int]) -> Input:
+    checkpoint = opened.checkpoint
+    return Input(
+        name, checkpoint.reference, opened.family, f"{opened.dialect} adapter", "", None, len(checkpoint.tensors), checkpoint.nbytes,
+        tuple(sorted(checkpoint.dtypes)), checkpoint.files, outcome, license_of(checkpoint),
+    )  # fmt: skip
