@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "Show what a checkpoint is: family, layout, types, recipe."),
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
+    "apply": ("apply", "Bake adapters (LoRA and its kin) into a checkpoint."),
     "rebasin": ("rebasin", "Put one model's units in another's order, before they are merged."),
     "statistics": ("statistics", "Measure a model on examples, for Fisher and RegMean merges."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
