@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.io.dtypes import dtype_from_name
+from fluxsmith.io.schemes import output_type
 from fluxsmith.io.shards import parse_size
 from fluxsmith.recipes.expressions import Expression, as_expression
 from fluxsmith.recipes.recipe import Guidance, Recipe
+from fluxsmith.recipes.selectors import Selector
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -30,11 +32,17 @@ def as_recipe(
     shard_size: str | int | None = None,
     guidance: str | None = None,
     seed: int | None = None,
+    unquantised: Sequence[str] = (),
 ) -> Recipe:
-    """A recipe from an expression, a reference or a recipe, with some of its options replaced."""
+    """A recipe from an expression, a reference or a recipe, with some of its options replaced.
+
+    `dtype` names an element type (`bf16`) or a scheme by which weights are quantised (`fp8_scaled`), which leaves the
+    tensors that match one of the selectors `unquantised` as they are.
+    """
     recipe = wish if isinstance(wish, Recipe) else Recipe(as_expression(wish))
     size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
-    recipe = recipe.with_output(layout=layout, dtype=dtype_from_name(dtype).name if dtype else None, shard_size=size)
+    selectors = tuple(map(Selector, unquantised)) or None
+    recipe = recipe.with_output(layout=layout, dtype=output_type(dtype) if dtype else None, shard_size=size, unquantised=selectors)
     if guidance is not None:
         recipe = replace(recipe, guidance=Guidance.parse(guidance))
     return recipe if seed is None else replace(recipe, seed=seed)
@@ -63,9 +71,9 @@ def merge(
     force: bool = False,
     **options: Any,
 ) -> Merged:
-    """Merge into `output`: a folder, or one file where it ends in `.safetensors`.
+    """Merge into `output`: a folder, or one file where it ends in `.safetensors` or `.gguf`.
 
-    Options: layout, dtype, shard_size, guidance, seed.
+    Options: layout, dtype, unquantised, shard_size, guidance, seed.
     """
     from fluxsmith.engine.execution import Settings
     from fluxsmith.engine.merging import merge as run
@@ -80,7 +88,7 @@ def load(wish: Recipe | Expression | str, *, dtype: str | None = None, **options
     """The result of a wish as a stock `FluxTransformer2DModel`; nothing is written to disk."""
     from fluxsmith.models.transformer import load_transformer
 
-    return load_transformer(as_recipe(wish, **options), dtype=dtype_from_name(dtype).name if dtype else None)
+    return load_transformer(as_recipe(wish, **options), dtype=output_type(dtype) if dtype else None)
 
 
 def load_state_dict(wish: Recipe | Expression | str, **options: Any) -> dict[str, Tensor]:

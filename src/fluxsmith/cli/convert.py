@@ -35,7 +35,7 @@ def command(**arguments: Any) -> None:
     parts = ("transformer",) if a["transformer_only"] else ()
     source = model(a["reference"], components=parts)
     guidance = Guidance.parse(a["guidance"]) if a["guidance"] else None
-    recipe = with_options(Recipe(source, guidance=guidance, title=source.name), a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(Recipe(source, guidance=guidance, title=source.name), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"],
         verb="convert", resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=False,

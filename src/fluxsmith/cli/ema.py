@@ -43,7 +43,7 @@ def command(**arguments: Any) -> None:
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
     for label, wish in wishes:
         output = _labelled(a["output"], label) if len(wishes) > 1 else a["output"]
-        recipe = with_options(Recipe(wish, title=output.stem), a["layout"], a["dtype"], a["shard_size"])
+        recipe = with_options(Recipe(wish, title=output.stem), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
         run_and_show(
             recipe, output, settings, a["console"], verb="ema", resume=a["resume"], force=a["force"],
             allow_pickle=a["allow_pickle"], sha256=a["sha256"],

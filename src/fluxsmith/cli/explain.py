@@ -30,7 +30,7 @@ def command(**arguments: Any) -> None:
 
     a = arguments
     recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
-    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     plan = make_plan(recipe, opener(download=False), output=Path("merged") if recipe.output.shard_size else None)
     jobs = find_jobs(plan, a["key"])
     numbers = [plan.jobs.index(job) for job in jobs]

@@ -32,7 +32,7 @@ def command(**arguments: Any) -> None:
     """
     a = arguments
     recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
-    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
     run_and_show(
         recipe, a["output"], settings, a["console"],

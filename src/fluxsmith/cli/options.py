@@ -11,6 +11,8 @@ import click
 
 from fluxsmith.cli.console import Console
 from fluxsmith.errors import UsageError
+from fluxsmith.io.dtypes import WRITABLE
+from fluxsmith.io.schemes import OUTPUT_TYPES, SCHEMES, output_type
 
 if TYPE_CHECKING:
     from fluxsmith.engine.execution import Settings
@@ -65,7 +67,16 @@ output_options = _all(
         help="Names in the output (default: as the first input).",
     ),
     click.option(
-        "--dtype", type=click.Choice(["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"]), help="Type of the output (default: as the inputs)."
+        "--dtype",
+        type=click.Choice(OUTPUT_TYPES),
+        metavar="TYPE",
+        help=f"Type of the output (default: as the inputs). Plain: {', '.join(WRITABLE)}. Quantised: {', '.join(SCHEMES)}.",
+    ),
+    click.option(
+        "--unquantised",
+        multiple=True,
+        metavar="SELECTOR",
+        help="With a quantised type: what keeps the type of the inputs, such as double.0.",
     ),
     click.option("--shard-size", metavar="SIZE", help="Largest file of a folder, such as 10GB."),
 )
@@ -109,13 +120,16 @@ def read_wish(
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
-def with_options(recipe: Recipe, layout: str | None, dtype: str | None, shard_size: str | None) -> Recipe:
+def with_options(recipe: Recipe, layout: str | None, dtype: str | None, shard_size: str | None, unquantised: Sequence[str] = ()) -> Recipe:
     """The recipe with the output options of the command line."""
-    from fluxsmith.io.dtypes import dtype_from_name
     from fluxsmith.io.shards import parse_size
+    from fluxsmith.recipes.selectors import Selector
 
     return recipe.with_output(
-        layout=layout, dtype=dtype_from_name(dtype).name if dtype else None, shard_size=parse_size(shard_size) if shard_size else None
+        layout=layout,
+        dtype=output_type(dtype) if dtype else None,
+        shard_size=parse_size(shard_size) if shard_size else None,
+        unquantised=tuple(map(Selector, unquantised)) or None,
     )
 
 

@@ -36,7 +36,7 @@ def command(**arguments: Any) -> None:
 
     a = arguments
     recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
-    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     target = a["output"] or (Path("merged") if recipe.output.shard_size else None)
     plan = make_plan(recipe, opener(download=False, allow_pickle=a["allow_pickle"]), output=target)
     facts = plan_facts(plan, a["output"], min(os.cpu_count() or 1, 16))

@@ -52,7 +52,7 @@ def command(**arguments: Any) -> None:
     write_statistics(orders_file, "orders", shapes, orders.tensors.items(), metadata=source, force=again)
     moved = sum(orders.moved.values())
     a["console"].talk(f"{moved} of {orders.units} units change places, in {sum(map(bool, orders.moved.values()))} layers")
-    recipe = with_options(reordered(a["reference"], str(orders_file)), a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(reordered(a["reference"], str(orders_file)), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     run_and_show(
         recipe, output, settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"],
         verb="rebasin", resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"],

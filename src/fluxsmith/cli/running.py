@@ -33,6 +33,8 @@ def run_and_show(
 
 
 def _summarise(done: Merged, console: Console, report: Path | None) -> None:
+    from fluxsmith.reports.quantisation import quantisation_facts, quantisation_text
+
     plan, outcome = done.plan, done.outcome
     for note in plan.notes:
         console.warn(note)
@@ -50,10 +52,12 @@ def _summarise(done: Merged, console: Console, report: Path | None) -> None:
     hashed = f", sha256 {done.sha256}" if done.sha256 else ""
     console.data(
         f"done   {count} tensors, {bytes_text(size)} in {duration_text(outcome.seconds)} ({actions}){hashed}\n       {done.path}"
-        + (f", report {report}" if report else ""),
+        + (f", report {report}" if report else "")
+        + (f"\n{lost}" if (lost := quantisation_text(done)) else ""),
         {
             "output": str(done.path), "tensors": count, "bytes": size, "seconds": round(outcome.seconds, 3), "formula": plan.formula,
             "actions": plan.count_actions(plan.jobs), "saturated": outcome.saturated, "equal_to": sorted(outcome.equal_to),
             "inputs": done.hashes, "sha256": done.sha256, "notes": list(plan.notes), "report": str(report) if report else None,
+            "quantisation": quantisation_facts(done),
         },
     )  # fmt: skip

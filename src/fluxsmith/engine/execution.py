@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fluxsmith.engine.memory import row_elements
 from fluxsmith.engine.plan import Apply, Job, Load, Plan
+from fluxsmith.engine.quantising import QuantisationErrors, note_largest, write_quantised
 from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
 from fluxsmith.engine.tiles import Workspace, as_bytes
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Execution", "Outcome", "Settings"]
 
 _LARGEST = {"F16": 65504.0, "F8_E4M3": 448.0, "F8_E5M2": 57344.0}
+_ROUGH = ("F8_E4M3", "F8_E5M2")  # types that are rounded to without a scale, and whose errors are worth knowing
 _LARGEST_BF16 = 3.3895313892515355e38  # a hair below that of float32, which alone can pass it
 
 
@@ -33,12 +35,13 @@ SAMPLE = 1 << 17  # elements of a tensor by which a run judges how far the resul
 class Outcome:
     """What a run found: elements that were too large for the output type, inputs that the output is equal to, and how far
     it is from each input: sums of (out - in)^2 and in^2 over the first SAMPLE elements of every merged tensor, by block
-    (outside of blocks: by the first word of the name) and input."""
+    (outside of blocks: by the first word of the name) and input; and what was lost by quantising."""
 
     seconds: float = 0.0
     saturated: dict[str, int] = field(default_factory=dict[str, int])
     equal_to: set[str] = field(default_factory=set[str])
     distances: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict[str, "dict[str, tuple[float, float]]"])
+    errors: QuantisationErrors = field(default_factory=QuantisationErrors)
 
 
 class Execution(Streaming):
@@ -64,14 +67,20 @@ class Execution(Streaming):
     def run(self) -> Outcome:
         """Do the work; raises the first error that any thread met."""
         begin = time.monotonic()
+        for constant in self.plan.constants:
+            self._sink.write(constant.file, constant.offset, memoryview(bytes.fromhex(constant.digits)))
         self._stream(self.plan.needs.tile_bytes, self.plan.needs.whole_bytes)
         self.outcome.seconds = time.monotonic() - begin
         self.outcome.equal_to = self._compared
         return self.outcome
 
     def _do(self, space: Workspace, task: Task) -> None:
-        if task.kind == "write":
+        if task.kind == "write" and task.state.job.quantised:
+            self._quantise(space, task)
+        elif task.kind == "write":
             self._write(space, task)
+        elif task.kind == "scale":
+            note_largest(task, self._to_quantise(space, task))
         else:
             self._measure(space, task)
 
@@ -106,6 +115,17 @@ class Execution(Streaming):
                 self._sink.write(target.file, target.offset + (first - target.start) * width, part)
         self._on_bytes(len(data), job)
 
+    def _quantise(self, space: Workspace, task: Task) -> None:
+        job = task.state.job
+        values = self._to_quantise(space, task, note=True)
+        self._compare_values(space, task, values)
+        self._on_bytes(write_quantised(task, values, self._sink, self.outcome.errors), job)
+
+    def _to_quantise(self, space: Workspace, task: Task, *, note: bool = False) -> Tensor:
+        """A tile's values in float32, wherever they were computed."""
+        space = space.exact() if task.state.job.action == "converted" else space
+        return self._result(space, task, note=note).float().cpu()
+
     def _copy(self, space: Workspace, task: Task) -> Tensor:
         """Bytes as they are."""
         job = task.state.job
@@ -117,21 +137,27 @@ class Execution(Streaming):
             _check_finite(stored.float() if DTYPES[job.dtype].bits < 16 else stored, job, task.start, load.model, load)
         return stored
 
-    def _compute(self, space: Workspace, task: Task) -> Tensor:
+    def _result(self, space: Workspace, task: Task, *, note: bool = True) -> Tensor:
+        """What a program gives on a tile, checked; with `note` its distances to the inputs are taken down."""
         job = task.state.job
         checked = [] if self._settings.allow_nonfinite else _unchecked_loads(job, task.state.measured)
-        sampled = _loads_alike(job) if task.start == 0 and job.origin == 0 else []
+        sampled = _loads_alike(job) if note and task.start == 0 and job.origin == 0 else []
         *inputs, result = space.evaluate(job, task.start, task.stop, task.state.measured, [*checked, *sampled, len(job.program) - 1])
         for index, tile in zip(checked, inputs, strict=False):
             _check_finite(tile, job, task.start, "an input", job.program[index])
         if not self._settings.allow_nonfinite:
             self._check_tile(space, task, result)
         self._note_distances(job, sampled, inputs[len(checked) :], result)
+        return result
+
+    def _compute(self, space: Workspace, task: Task) -> Tensor:
+        job, result = task.state.job, self._result(space, task)
         out = space.typed("out", task.stop - task.start, job.dtype)
         limit = _limit(job)
-        if limit is not None:
-            result = self._saturate(result, limit, job)
-        space.device.download(result, out)
+        fitting = result if limit is None else self._saturate(result, limit, job)
+        space.device.download(fitting, out)
+        if job.dtype in _ROUGH:
+            self.outcome.errors.note(job, task.start, result.float().cpu(), out.float())
         return out
 
     def _note_distances(self, job: Job, indices: Sequence[int], tiles: Sequence[Tensor], result: Tensor) -> None:
@@ -184,10 +210,21 @@ class Execution(Streaming):
         job = task.state.job
         same: set[str] = set()
         for i, step in enumerate(job.program):
-            if isinstance(step, Load) and step.model in self._compared and step.view.dtypes == {job.dtype}:
+            if isinstance(step, Load) and step.model in self._compared and step.view.stores(job.dtype):
                 slot = "copy" if len(job.program) == 1 and job.action == "copied" else i
                 stored = space.typed(slot, task.stop - task.start, job.dtype)
                 if step.view.count == job.count and torch.equal(stored.view(torch.uint8), out.view(torch.uint8)):
+                    same.add(step.model)
+        with self._lock:
+            self._compared &= same
+
+    def _compare_values(self, space: Workspace, task: Task, values: Tensor) -> None:
+        """The same where the output is quantised: which inputs have just the values that were to be stored."""
+        job, same = task.state.job, set[str]()
+        for step in job.loads:
+            if step.model in self._compared and step.view.count == job.count:
+                stored = space.load("compared", step.view, task.start, task.stop)
+                if bool((stored.float().cpu() == values).all()):
                     same.add(step.model)
         with self._lock:
             self._compared &= same
@@ -226,7 +263,7 @@ def _sample(space: Workspace, task: Task, index: int, size: int) -> list[Tensor]
 
 def _limit(job: Job) -> float | None:
     """The largest value that the output type has, None where the inputs' own types have no larger ones."""
-    if job.dtype == "BF16" and any(load.view.dtypes & {"F32", "F64"} for load in job.loads):
+    if job.dtype == "BF16" and any(load.view.coded or load.view.dtypes & {"F32", "F64"} for load in job.loads):
         return _LARGEST_BF16
     return _LARGEST.get(job.dtype)
 

@@ -8,7 +8,9 @@ from fluxsmith.engine.execution import Execution, Settings
 from fluxsmith.engine.merging import opener
 from fluxsmith.engine.plan import Plan
 from fluxsmith.engine.planning import make_plan
+from fluxsmith.errors import UsageError
 from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.schemes import SCHEMES
 from fluxsmith.io.writer import MemorySink
 from fluxsmith.recipes.recipe import Recipe
 
@@ -19,9 +21,17 @@ __all__ = ["load_state_dict"]
 
 
 def load_state_dict(recipe: Recipe, settings: Settings | None = None) -> tuple[dict[str, Tensor], Plan]:
-    """The tensors of a recipe's result by name, and the plan that made them; nothing is written to disk."""
+    """The tensors of a recipe's result by name, and the plan that made them; nothing is written to disk.
+
+    Raises UsageError where they were to be quantised: a state dict of numbers without their scales would be of no use.
+    """
     import torch
 
+    if recipe.output.dtype in SCHEMES:
+        raise UsageError(
+            "usage.quantised-in-memory", f"{recipe.output.dtype} is a form of files, a state dict in memory has none of its scales",
+            fix="dtype='bf16', or write a file and load it with the program that reads it",
+        )  # fmt: skip
     plan = make_plan(recipe, opener(download=True))
     sink = MemorySink(plan.files)
     Execution(plan, sink, settings or Settings()).run()

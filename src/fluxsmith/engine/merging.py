@@ -231,9 +231,9 @@ def _finished_before(sink: FileSink, plan: Plan) -> set[int]:
 
 
 def _job_bytes(job: Job) -> int:
-    from fluxsmith.io.dtypes import DTYPES
+    from fluxsmith.io.dtypes import stored_type
 
-    return DTYPES[job.dtype].nbytes(job.count)
+    return stored_type(job.dtype).nbytes(job.count)
 
 
 def _check_unchanged(plan: Plan) -> None:

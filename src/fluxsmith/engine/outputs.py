@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fluxsmith.engine.plan import Apply, Job, Load, Target
-from fluxsmith.errors import UsageError
+from fluxsmith.engine.storage import Beside, container_of
+from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.checkpoint import PARTS, Checkpoint
-from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.dtypes import DTYPES, stored_type
 from fluxsmith.io.shards import OutputFile, place
 from fluxsmith.io.writer import index_json
-from fluxsmith.layouts.emission import OutputTensor
+from fluxsmith.layouts.emission import OutputTensor, Placement
 
 __all__ = ["COMPANIONS", "COPIED", "aim", "copied_files", "index_files", "lay_out", "turn", "with_dtype"]
 
@@ -30,8 +31,9 @@ def lay_out(
     stem: str,
     shard_size: int | None,
     metadata: Mapping[str, str],
+    beside: Beside,
 ) -> tuple[list[OutputTensor], list[OutputFile]]:
-    """The output's tensors and the files that hold them.
+    """The output's tensors and the files that hold them and what is stored `beside` them.
 
     Names that begin with a component's folder (`unet/`) are a pipeline: a folder for each component, or one flat
     output where there is only one. Raises UsageError where several are to go into one file.
@@ -44,9 +46,10 @@ def lay_out(
         part, tensors = next(iter(parts.items()))
         flat = [replace(tensor, name=tensor.name.removeprefix(f"{part}/" if part else "")) for tensor in tensors]
         names = _stem(part) if part and not _is_file(output) else stem
-        return flat, place(_entries(flat, dtypes), stem=names, shard_size=shard_size, metadata=metadata)
+        entries = _entries(flat, dtypes, beside)
+        return flat, place(entries, stem=names, shard_size=shard_size, metadata=metadata, container=container_of(output))
     if output is None:
-        return list(emitted), place(_entries(emitted, dtypes), stem=stem, shard_size=None, metadata=metadata)
+        return list(emitted), place(_entries(emitted, dtypes, beside), stem=stem, shard_size=None, metadata=metadata)
     if _is_file(output):
         raise UsageError(
             "usage.pipeline-in-a-file",
@@ -55,18 +58,22 @@ def lay_out(
         )
     files: list[OutputFile] = []
     for part, tensors in parts.items():
-        entries = [(name.removeprefix(f"{part}/"), dtype, shape) for name, dtype, shape in _entries(tensors, dtypes)]
+        entries = [(name.removeprefix(f"{part}/"), dtype, shape) for name, dtype, shape in _entries(tensors, dtypes, beside)]
         placed = place(entries, stem=_stem(part), shard_size=shard_size, metadata=metadata)
         files += [replace(file, name=f"{part}/{file.name}") for file in placed]
     return list(emitted), files
 
 
 def _is_file(output: Path | None) -> bool:
-    return output is not None and output.suffix == ".safetensors"
+    return output is not None and output.suffix in (".safetensors", ".gguf")
 
 
-def _entries(tensors: Iterable[OutputTensor], dtypes: Mapping[str, str]) -> list[tuple[str, str, tuple[int, ...]]]:
-    return [(tensor.name, dtypes[tensor.placements[0].source], tensor.shape) for tensor in tensors]
+def _entries(tensors: Iterable[OutputTensor], dtypes: Mapping[str, str], beside: Beside) -> list[tuple[str, str, tuple[int, ...]]]:
+    found: list[tuple[str, str, tuple[int, ...]]] = []
+    for tensor in tensors:
+        found.append((tensor.name, dtypes[tensor.placements[0].source], tensor.shape))
+        found += [(extra.name, extra.dtype, extra.shape) for extra in beside.get(tensor.name, ())]
+    return found
 
 
 def _stem(part: str) -> str:
@@ -88,34 +95,64 @@ def _turned(job: Job) -> Job:
     if len(job.program) > 1 or not isinstance(step, Load):
         return replace(job, program=(*job.program, Apply("transpose", (len(job.program) - 1,), {})))
     view = replace(step.view, shape=step.view.shape[::-1], transposed=not step.view.transposed)
-    same = view.dtypes == {job.dtype}
-    action = "converted" if view.transposed or not same else "copied"
+    action = "copied" if view.stores(job.dtype) and not view.transposed else "converted"
     return replace(job, program=(Load(step.model, view),), action=action)
 
 
-def aim(jobs: Sequence[Job], emitted: Sequence[OutputTensor], files: Sequence[OutputFile]) -> list[Job]:
-    """Give every job the places in the output files where its elements go."""
-    entries = {
+def aim(jobs: Sequence[Job], emitted: Sequence[OutputTensor], files: Sequence[OutputFile], beside: Beside) -> list[Job]:
+    """Give every job the places in the output files where its elements and their scales go.
+
+    Raises IncompatibleError where several jobs would have to find one scale together.
+    """
+    places = {
         "/".join(filter(None, (file.name.rpartition("/")[0], key))): (number, entry)
         for number, file in enumerate(files)
         for key, entry in file.tensors.items()
     }
-    by_source: dict[str, list[tuple[int, int, int, int]]] = {}
-    for tensor in emitted:
-        number, entry = entries[tensor.name]
-        width = DTYPES[entry.dtype].bits // 8
-        for p in tensor.placements:
-            by_source.setdefault(p.source, []).append((p.start, p.count, number, entry.start + p.at * width))
+    by_source: dict[str, list[tuple[Placement, int]]] = {}
+    for index, tensor in enumerate(emitted):
+        for placement in tensor.placements:
+            by_source.setdefault(placement.source, []).append((placement, index))
+    scales = {name: next((extra.name for extra in extras if extra.data is None), "") for name, extras in beside.items()}
     aimed: list[Job] = []
     for job in jobs:
-        width = DTYPES[job.dtype].bits // 8
         targets: list[Target] = []
-        for start, count, number, offset in sorted(by_source[job.tensor]):
-            first, last = max(start, job.origin), min(start + count, job.origin + job.count)
-            if first < last:
-                targets.append(Target(number, offset + (first - start) * width, first - job.origin, last - first))
+        for placement, index in sorted(by_source[job.tensor], key=lambda pair: pair[0].start):
+            number, entry = places[emitted[index].name]
+            scale = places[scales[emitted[index].name]][1] if job.scaling else None
+            target = _target(job, placement, number, entry.start, scale.start if scale else None)
+            if target is not None:
+                targets.append(replace(target, tensor=index))
         aimed.append(replace(job, targets=tuple(targets)))
+    _check_scales(aimed, emitted)
     return aimed
+
+
+def _target(job: Job, placement: Placement, file: int, data: int, scale: int | None) -> Target | None:
+    """Where the elements of a placement go that are a job's; None where it has none of them."""
+    first, last = max(placement.start, job.origin), min(placement.start + placement.count, job.origin + job.count)
+    if first >= last:
+        return None
+    at = placement.at + first - placement.start  # in the output tensor
+    if scale is not None and job.scaling and job.scaling.size:
+        scale += DTYPES[job.scaling.dtype].nbytes(at // job.scaling.size)
+    return Target(file, data + stored_type(job.dtype).nbytes(at), first - job.origin, last - first, scale)
+
+
+def _check_scales(jobs: Sequence[Job], emitted: Sequence[OutputTensor]) -> None:
+    """Raise where a tensor with one scale for all of it is made by several jobs, none of which sees its largest value."""
+    makers: dict[int, int] = {}
+    for number, job in enumerate(jobs):
+        if job.scaling is None or job.scaling.size is not None:
+            continue
+        for index in {target.tensor for target in job.targets}:
+            if makers.setdefault(index, number) != number:
+                raise IncompatibleError(
+                    "output.scale-of-several-parts",
+                    f"`{emitted[index].name}` has one scale, but the recipe treats its parts (q, k, v, mlp) in different ways",
+                    facts={"key": emitted[index].name},
+                    fix="--dtype fp8_block, which has a scale per 64 weights, or --layout diffusers, which stores the parts as tensors",
+                )
 
 
 def index_files(files: Sequence[OutputFile]) -> dict[str, str]:
@@ -141,6 +178,7 @@ def copied_files(checkpoint: Checkpoint, folders: Collection[str]) -> dict[str, 
         str(path.relative_to(root)): str(path)
         for path in sorted(root.rglob("*"))
         if path.suffix in COPIED
+        and not (checkpoint.quantised and path.name == "config.json")  # it says how the weights were quantised
         and (path.relative_to(root).parts[0] not in PARTS or path.relative_to(root).parts[0] in folders)
         and not path.name.endswith(".index.json")
         and not any(part.startswith(".") for part in path.relative_to(root).parts)

@@ -327,7 +327,7 @@ class _Planner:
         return size if folder else None
 
     def _notes(self, inputs: Sequence[Input]) -> tuple[str, ...]:
-        notes: list[str] = []
+        notes = [self._storage.note] if self._storage.note else []
         licenses = {i.license for i in inputs}
         if len(licenses) > 1 and "flux-1-dev-non-commercial-license" in licenses:
             notes.append("an input has the FLUX.1-dev licence, so the result is non-commercial")
@@ -377,7 +377,7 @@ def _input(name: str, bound: Bound, outcome: Mapping[str, int]) -> Input:
     guidance = bool(bound.dims["guidance"]) if "guidance" in bound.dims else None
     return Input(
         name, checkpoint.reference, bound.family, bound.layout, bound.prefix, guidance,
-        len(checkpoint.tensors) + len(checkpoint.sides) + len(checkpoint.dropped), checkpoint.nbytes,
+        len(checkpoint.stored), checkpoint.nbytes,
         tuple(sorted(checkpoint.kinds)), checkpoint.files, outcome, license_of(checkpoint),
     )  # fmt: skip
 

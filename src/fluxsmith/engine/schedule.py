@@ -1,7 +1,8 @@
 """The order of work: tiles of jobs for any number of threads, statistics before results, no waiting between jobs.
 
 A job goes through phases: for every measured step, in order, a sample (where the statistic wants one) and as many
-passes as it needs, then the pass that writes. Whoever finishes the last tile of a phase opens the next.
+passes as it needs, then a pass for the largest value where a scale of the whole tensor is wanted, then the pass that
+writes. Whoever finishes the last tile of a phase opens the next.
 """
 
 import threading
@@ -21,7 +22,10 @@ __all__ = ["JobState", "Schedule", "Task"]
 
 @dataclass
 class JobState:
-    """A job on its way: values measured so far by step, the statistics still to measure, and the one being measured."""
+    """A job on its way: values measured so far by step, the statistics still to measure, and the one being measured.
+
+    `largest` are the largest magnitudes of the output tensors that it fills, where their scales are to be found (`unscaled`).
+    """
 
     index: int
     job: Job
@@ -30,6 +34,9 @@ class JobState:
     measurement: Measurement | None = None
     sampled: bool = False
     remaining: int = 0
+    unscaled: bool = False
+    largest: dict[int, float] = field(default_factory=dict[int, float])
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def begin(cls, index: int, job: Job) -> "JobState":
@@ -40,7 +47,12 @@ class JobState:
             if isinstance(step, Apply)
             for name, statistic in find_method(step.method).statistics.items()
         )
-        return cls(index, job, waiting)
+        return cls(index, job, waiting, unscaled=job.scaling is not None and job.scaling.size is None)
+
+    def note_largest(self, tensor: int, magnitude: float) -> None:
+        """Take a magnitude into the largest one of an output tensor."""
+        with self.lock:
+            self.largest[tensor] = max(magnitude, self.largest.get(tensor, 0.0))
 
     def open_statistic(self) -> Measurement | None:
         """The measurement that is under way, begun where it is not; None where all is measured that has to be."""
@@ -71,7 +83,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class Task:
-    """One tile of one phase. `kind` is sample, measure or write."""
+    """One tile of one phase. `kind` is sample, measure, scale or write."""
 
     state: JobState
     kind: str
@@ -142,6 +154,9 @@ class Schedule:
         if task.kind == "write":
             self._on_done(state.index)
             return []
+        if task.kind == "scale":
+            state.unscaled = False
+            return self._phase(state)
         assert state.measurement is not None
         if task.kind == "sample":
             state.sampled = True
@@ -152,7 +167,7 @@ class Schedule:
     def _phase(self, state: JobState) -> list[Task]:
         tiles, measurement = state.tiles(), state.open_statistic()
         if measurement is None:
-            kind = "write"
+            kind = "scale" if state.unscaled else "write"
         elif measurement.sample_size and not state.sampled and len(tiles) > 1:
             tiles, kind = tiles[:1], "sample"
         else:

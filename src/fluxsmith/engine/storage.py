@@ -12,6 +12,7 @@ from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
 from fluxsmith.io.dtypes import BLOCK_TYPES, DTYPES, promote
 from fluxsmith.io.gguf_header import GGUF_TYPES
 from fluxsmith.io.schemes import SCHEMES, Extra, Scheme, output_type_name
+from fluxsmith.io.schemes.recognition import scheme_of
 from fluxsmith.io.shards import FileFormat, OutputFile
 from fluxsmith.layouts import Bound, Canonical
 from fluxsmith.layouts.emission import COMFY_PREFIX, OutputTensor
@@ -38,7 +39,7 @@ def container_of(output: Path | None) -> FileFormat:
 @dataclass(frozen=True)
 class Storage:
     """How the tensors of one output are stored. `wanted` is the one element type that was asked for, `scheme` how weights
-    are quantised, `left_out` the tensors that its `unquantised` selectors name.
+    are quantised, `note` what the user should know of that.
 
     Quantised are the matrices of the blocks of a transformer or UNet; biases, norms, embedders, the first and the last
     layers, small tensors and matrices of no whole number of blocks keep the type that the inputs have, at least bf16.
@@ -48,19 +49,44 @@ class Storage:
     wanted: str | None
     container: FileFormat
     family: str
+    note: str = ""
 
     @classmethod
     def of(cls, options: OutputOptions, first: Bound, output: Path | None) -> Storage:
-        """What the options of an output mean for a result of this family.
+        """What the options of an output mean for a result like the first input.
 
-        Raises UsageError where the output's file cannot hold what is asked for, IncompatibleError where the family cannot be
+        Where no type is asked for, the result is stored as the first input is: in its scheme, where the output's files can
+        hold that. Raises UsageError where the output's file cannot hold what is asked for, IncompatibleError where the family cannot be
         stored so.
         """
         name, container = options.dtype, container_of(output)
+        if name is None and first.checkpoint.quantised is not None and output is not None:
+            return cls._like(first, output)
         scheme = SCHEMES.get(name) if name else None
         storage = cls(scheme, None if scheme else name, container, first.family)
         storage._check_container(output)
         storage._check_family(first)
+        return storage
+
+    @classmethod
+    def _like(cls, first: Bound, output: Path) -> Storage:
+        """Quantised as the first input is where that can be written here, else as the values are; the note says so."""
+        assert first.checkpoint.quantised is not None
+        container = container_of(output)
+        name = scheme_of(first.checkpoint)
+        storage = cls(SCHEMES.get(name or ""), None, container, first.family)
+        try:
+            storage._check_container(output)
+            storage._check_family(first)
+            storage.quantised([first.spec[name] for name in first.views], OutputOptions())
+        except (UsageError, IncompatibleError):
+            storage = replace(storage, scheme=None)
+            storage._check_family(first)
+        if storage.scheme is None:
+            stored = first.checkpoint.quantised.scheme
+            return replace(
+                storage, note=f"the first input is stored as {stored}, the result is not quantised: --dtype says how it is to be"
+            )
         return storage
 
     @property

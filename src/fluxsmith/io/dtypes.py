@@ -1,10 +1,11 @@
-"""The element types of the safetensors format, their widths and their names in torch and on the command line."""
+"""The element types of the safetensors format, their widths and their names in torch and on the command line; and the
+block types of GGUF that can be written."""
 
 from dataclasses import dataclass
 
 from fluxsmith.errors import UsageError, did_you_mean
 
-__all__ = ["DTYPES", "DType", "dtype_from_name", "promote"]
+__all__ = ["BLOCK_TYPES", "DTYPES", "BlockType", "DType", "dtype_from_name", "promote", "stored_type"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,36 @@ DTYPES: dict[str, DType] = {
         DType("F6_E3M2", 6, None, "fp6_e3m2"),
     )
 }
+
+
+@dataclass(frozen=True)
+class BlockType:
+    """A type that stores `block` consecutive elements of a row as `block_bytes` bytes, their scale among them."""
+
+    name: str
+    block: int
+    block_bytes: int
+    short: str
+    is_float: bool = True
+
+    @property
+    def bits(self) -> float:
+        """The width of an element, its share of the scale included."""
+        return self.block_bytes * 8 / self.block
+
+    def nbytes(self, count: int) -> int:
+        """Bytes that `count` elements take, which are whole blocks."""
+        return count // self.block * self.block_bytes
+
+
+#: Block types of GGUF (ggml-quants.c): a float16 scale, then 32 numbers of 8 or 4 bits. No safetensors file has them.
+BLOCK_TYPES: dict[str, BlockType] = {t.name: t for t in (BlockType("Q8_0", 32, 34, "q8_0"), BlockType("Q4_0", 32, 18, "q4_0"))}
+
+
+def stored_type(name: str) -> DType | BlockType:
+    """The element type or block type of this name."""
+    return BLOCK_TYPES[name] if name in BLOCK_TYPES else DTYPES[name]
+
 
 _ALIASES = {d.short: d.name for d in DTYPES.values()} | {
     "float": "F32",

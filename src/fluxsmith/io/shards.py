@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from fluxsmith.errors import UsageError
-from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.dtypes import stored_type
+from fluxsmith.io.gguf_header import aligned, encode_gguf_header
 from fluxsmith.io.header import TensorEntry, encode_header
 
-__all__ = ["OutputFile", "parse_size", "place"]
+__all__ = ["FileFormat", "OutputFile", "parse_size", "place"]
+
+FileFormat = Literal["safetensors", "gguf"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,16 @@ class OutputFile:
     name: str
     tensors: Mapping[str, TensorEntry]
     data_start: int
+    container: FileFormat = "safetensors"
+
+    def header(self, metadata: Mapping[str, str]) -> bytes:
+        """The bytes before the tensor data."""
+        return (encode_gguf_header if self.container == "gguf" else encode_header)(self.tensors, metadata)
 
     @property
     def data_bytes(self) -> int:
-        return max((entry.stop for entry in self.tensors.values()), default=0)
+        last = max((entry.stop for entry in self.tensors.values()), default=0)
+        return aligned(last) if self.container == "gguf" else last
 
     @property
     def size(self) -> int:
@@ -34,17 +44,21 @@ def place(
     stem: str,
     shard_size: int | None,
     metadata: Mapping[str, str],
+    container: FileFormat = "safetensors",
 ) -> list[OutputFile]:
     """Divide tensors (name, dtype, shape) into files and lay them out.
 
     Shards are cut as huggingface_hub cuts them: in the order given, a tensor that would pass `shard_size` opens the
     next file. Within a file wide types come first, then names in order, as the safetensors writer does; so offsets are
-    aligned. The metadata stand in every file, so their length must not change afterwards.
+    aligned. The metadata stand in every file, so their length must not change afterwards. A GGUF file is one file, with
+    the tensors in the order given.
     """
+    if container == "gguf":
+        return [_lay_out_gguf(f"{stem}.gguf", tensors, metadata)]
     groups: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     used = 0
     for tensor in tensors:
-        size = DTYPES[tensor[1]].nbytes(prod(tensor[2]))
+        size = stored_type(tensor[1]).nbytes(prod(tensor[2]))
         if shard_size and groups[-1] and used + size > shard_size:
             groups.append([])
             used = 0
@@ -58,11 +72,21 @@ def place(
 def _lay_out(name: str, group: list[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> OutputFile:
     entries: dict[str, TensorEntry] = {}
     at = 0
-    for key, dtype, shape in sorted(group, key=lambda t: (-DTYPES[t[1]].bits, t[0])):
-        stop = at + DTYPES[dtype].nbytes(prod(shape))
+    for key, dtype, shape in sorted(group, key=lambda t: (-stored_type(t[1]).bits, t[0])):
+        stop = at + stored_type(dtype).nbytes(prod(shape))
         entries[key] = TensorEntry(dtype, shape, at, stop)
         at = stop
     return OutputFile(name, entries, len(encode_header(entries, metadata)))
+
+
+def _lay_out_gguf(name: str, tensors: Sequence[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str]) -> OutputFile:
+    entries: dict[str, TensorEntry] = {}
+    at = 0
+    for key, dtype, shape in tensors:
+        stop = at + stored_type(dtype).nbytes(prod(shape))
+        entries[key] = TensorEntry(dtype, shape, at, stop)
+        at = aligned(stop)
+    return OutputFile(name, entries, len(encode_gguf_header(entries, metadata)), "gguf")
 
 
 def parse_size(text: str) -> int:

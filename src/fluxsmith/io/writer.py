@@ -17,7 +17,7 @@ from typing import Protocol
 
 from fluxsmith.errors import FileError, ResourceError
 from fluxsmith.io.hashing import SHA256_KEY, sha256_of_tensors
-from fluxsmith.io.header import encode_header, parse_header
+from fluxsmith.io.header import parse_header
 from fluxsmith.io.shards import OutputFile
 
 __all__ = ["FileSink", "MemorySink", "Sink", "disk_error", "held_bytes", "partial_path"]
@@ -180,7 +180,7 @@ class FileSink:
     def _write_headers(self, metadata: Mapping[str, str]) -> None:
         for fd, file in zip(self._fds, self.files, strict=True):
             own = {SHA256_KEY: sha256_of_tensors(self.root / file.name, file.data_start)} if SHA256_KEY in metadata else {}
-            header = encode_header(file.tensors, {**metadata, **own})
+            header = file.header({**metadata, **own})
             if len(header) != file.data_start:
                 raise AssertionError(f"header of {file.name} has {len(header)} bytes, {file.data_start} were planned")
             os.pwrite(fd, header, 0)
@@ -262,6 +262,9 @@ def _allocate(fd: int, size: int) -> None:
 
 def _verify(path: Path, file: OutputFile) -> None:
     """The header as a reader sees it must be the planned one, and the file must have its full length."""
+    if file.container == "gguf":
+        _verify_gguf(path, file)
+        return
     with path.open("rb") as stream:
 
         def read(offset: int, length: int) -> bytes:
@@ -270,6 +273,13 @@ def _verify(path: Path, file: OutputFile) -> None:
 
         header = parse_header(read, path.stat().st_size, path.name)
     if dict(header.tensors) != dict(file.tensors):
+        raise FileError("output.verify", f"{path.name} does not read back as it was written", facts={"file": path})
+
+
+def _verify_gguf(path: Path, file: OutputFile) -> None:
+    with path.open("rb") as stream:
+        header = stream.read(file.data_start)
+    if header[:4] != b"GGUF" or any(name.encode() not in header for name in file.tensors) or path.stat().st_size != file.size:
         raise FileError("output.verify", f"{path.name} does not read back as it was written", facts={"file": path})
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
-from fluxsmith.io.dtypes import dtype_from_name
 from fluxsmith.io.located import Located
+from fluxsmith.io.schemes import output_type
 from fluxsmith.io.shards import parse_size
 from fluxsmith.methods import Method, find_method
 from fluxsmith.recipes.calls import call, check_option
@@ -169,12 +169,13 @@ class Builder:
 
     def _output(self) -> OutputOptions:
         output = self._file.output
-        dtype = dtype_from_name(output.dtype).name if output.dtype else None
+        dtype = output_type(output.dtype) if output.dtype else None
         try:
             size = None if output.shard_size is None else parse_size(str(output.shard_size))
         except UsageError as error:
             raise self._error("recipe.bad-value", error.message, ("output", "shard_size"), error.fix) from None
-        return OutputOptions(output.layout, dtype, size)
+        selectors = (Selector(text, self._position(("output", "unquantised"))) for text in output.unquantised)
+        return OutputOptions(output.layout, dtype, size, tuple(selectors))
 
     def _guidance(self, text: str | None) -> Guidance | None:
         if text is None:

@@ -95,6 +95,8 @@ class _Writer:
     def cast(self, node: Expression, dtype: str) -> None:
         """The result rounded to a type."""
         names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+        if dtype not in names:
+            raise _refusal(f"the output type {dtype}", "leave it out, and quantise what sd-mecha wrote: fluxsmith convert --dtype")
         self.merge("cast", self.at(node), f"dtype={self.number(names[dtype])}")
 
     def _model(self, node: Model) -> str:

@@ -49,8 +49,10 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     if writer.steps:
         data["steps"] = writer.steps
     data["merge"] = merge
-    options = {"layout": recipe.output.layout, "dtype": _short(recipe.output.dtype), "shard_size": recipe.output.shard_size}
-    output = {key: value for key, value in options.items() if value is not None}
+    options = {"layout": recipe.output.layout, "dtype": _type_name(recipe.output.dtype), "shard_size": recipe.output.shard_size}
+    output: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    if recipe.output.unquantised:
+        output["unquantised"] = [selector.text for selector in recipe.output.unquantised]
     if output:
         data["output"] = output
     for key, value, default in (
@@ -154,7 +156,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _short(dtype: str | None) -> str | None:
-    from fluxsmith.io.dtypes import DTYPES
+def _type_name(dtype: str | None) -> str | None:
+    from fluxsmith.io.schemes import output_type_name
 
-    return DTYPES[dtype].short if dtype else None
+    return output_type_name(dtype) if dtype else None

@@ -71,8 +71,29 @@ class OutputEntry(Strict):
     """How the result is written."""
 
     layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
-    dtype: Literal["bf16", "fp16", "fp32", "fp8_e4m3", "fp8_e5m2"] | None = None
+    dtype: (
+        Literal[
+            "bf16",
+            "fp16",
+            "fp32",
+            "fp8_e4m3",
+            "fp8_e5m2",
+            "fp8_scaled",
+            "fp8_scaled_e5m2",
+            "fp8_comfy",
+            "fp8_comfy_e5m2",
+            "fp8_channel",
+            "fp8_channel_e5m2",
+            "fp8_block",
+            "fp8_block_e5m2",
+            "int8_torchao",
+            "q8_0",
+            "q4_0",
+        ]
+        | None
+    ) = Field(default=None, description="an element type, or a scheme by which weights are quantised")
     shard_size: str | int | None = Field(default=None, description="largest file, such as 10GB")
+    unquantised: list[str] = Field(default=[], description="with a scheme: selectors of tensors that keep the type of the inputs")
 
 
 class RecipeFile(Strict):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxsmith.reports.block_map import block_map, in_block_order
+from fluxsmith.reports.quantisation import quantisation_html
 from fluxsmith.reports.style import STYLE
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ __all__ = ["merge_report", "report_path", "write_report"]
 
 def report_path(output: Path) -> Path:
     """Where the report of an output lies: in its folder, or beside its file."""
-    return output / "report.html" if output.suffix != ".safetensors" else output.with_suffix(".report.html")
+    return output.with_suffix(".report.html") if output.suffix in (".safetensors", ".gguf") else output / "report.html"
 
 
 def write_report(done: Merged, path: Path) -> Path | None:
@@ -52,6 +53,7 @@ made in {done.outcome.seconds:.1f} s by fluxsmith {escape(plan.metadata["fluxsmi
 {_actions(plan)}
 <h2>How far it is from each input</h2>
 {_distances(done.outcome, [i.name for i in plan.inputs])}
+{quantisation_html(done)}
 <h2>The recipe</h2>
 <p class="lead">It stands in the file, too: <code>fluxsmith reproduce</code> makes the same bytes again.</p>
 <pre><code>{escape(plan.recipe.strip())}</code></pre>
