@@ -8,6 +8,7 @@ programs.py      the program of one tensor
 memory.py        how large tiles are and what they take
 lineage.py       what an output says of itself
 schedule.py      the order of tiles, passes and jobs
+adapters.py      the adapters of a recipe, bound to its tensors;  adapting.py  their deltas on a tile
 tiles.py         evaluating a program on a tile
 streaming.py     threads that take tiles from a schedule
 execution.py     what a run does with a tile: checks, writing

@@ -1,6 +1,6 @@
 """The adapters of a recipe: opened for the model that they change, their modules by canonical tensor, every key accounted for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -9,14 +9,14 @@ from fluxsmith.adapters.module import Adapter as Opened
 from fluxsmith.adapters.module import Module
 from fluxsmith.adapters.opening import open_adapter
 from fluxsmith.engine.lineage import license_of
-from fluxsmith.engine.plan import Adapt, Input, Job, Part
+from fluxsmith.engine.plan import Adapt, Input, Job, Part, Plan
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound
 from fluxsmith.recipes.expressions import Adapter
 
-__all__ = ["BoundAdapter", "adapter_inputs", "bind_adapters"]
+__all__ = ["BoundAdapter", "adapter_inputs", "bind_adapters", "check_adapters"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,19 @@ def adapter_inputs(bounds: Mapping[str, BoundAdapter], jobs: Sequence[Job], why:
             counts[f"dropped ({reason})"] = counts.get(f"dropped ({reason})", 0) + 1
         inputs.append(_input(name, bound.opened, counts))
     return inputs
+
+
+def check_adapters(plan: Plan, touched: Collection[str]) -> None:
+    """Raise IncompatibleError where an adapter's delta was zero everywhere, as that of one that was never trained is."""
+    for name in dict.fromkeys(step.adapter for job in plan.jobs for step in job.program if isinstance(step, Adapt)):
+        if name not in touched:
+            reference = next(i.reference for i in plan.inputs if i.name == name)
+            raise IncompatibleError(
+                "adapter.changes-nothing",
+                f"`{name}` changes nothing: its delta is zero in every tensor",
+                facts={"file": reference},
+                fix="leave it out; an adapter that was not trained has such factors",
+            )
 
 
 def _input(name: str, opened: Opened, outcome: Mapping[str, int]) -> Input:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.algorithms import ALGORITHMS, Rows
 from fluxsmith.engine.plan import Adapt, Part
+from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fluxsmith.engine.tiles import Workspace
 
-__all__ = ["delta_tile"]
+__all__ = ["check_factors", "delta_tile"]
 
 
 def delta_tile(space: Workspace, step: Adapt, slot: int, start: int, stop: int, base: Tensor | None) -> Tensor:
@@ -40,7 +41,24 @@ def delta_tile(space: Workspace, step: Adapt, slot: int, start: int, stop: int, 
             delta[at - first : at - first + len(values)].add_(values, alpha=step.weight)
     if delta is None:
         delta = torch.zeros((last - first, width), device=space.device.kind)
+    if step.adapter not in space.touched and bool(delta.any()):
+        space.touched.add(step.adapter)
     return delta.reshape(-1).to(space.compute)
+
+
+def check_factors(space: Workspace, step: Adapt) -> None:
+    """Raise IncompatibleError where a factor has values that are not finite, naming its file."""
+    for part in step.parts:
+        for role, view in part.factors.items():
+            values = space.exact().load(("check", role), view, 0, view.count)
+            bad = int((~values.isfinite()).count_nonzero())
+            if bad:
+                raise IncompatibleError(
+                    "values.not-finite",
+                    f"{step.adapter} has {bad} {'value that is' if bad == 1 else 'values that are'} not finite in `{part.module}`",
+                    facts={"file": view.extents[0].file, "module": part.module, "factor": role},
+                    fix="train it again; --allow-nonfinite applies it as it is",
+                )
 
 
 def _rows(space: Workspace, part: Part, slot: tuple[int, int], first: int, last: int, base: Tensor | None) -> Tensor:

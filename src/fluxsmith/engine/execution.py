@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fluxsmith.engine.memory import row_elements
-from fluxsmith.engine.plan import Apply, Job, Load, Plan
+from fluxsmith.engine.adapting import check_factors
+from fluxsmith.engine.plan import Adapt, Apply, Job, Load, Plan
 from fluxsmith.engine.quantising import QuantisationErrors, note_largest, write_quantised
 from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
@@ -187,6 +188,8 @@ class Execution(Streaming):
         """Stop at a value of an input that is not finite."""
         job = task.state.job
         for i, step in enumerate(job.program):
+            if isinstance(step, Adapt):
+                check_factors(space, step)
             if isinstance(step, Load) and step.view.count == job.count:
                 tile = space.load(("check", i), step.view, task.start, task.stop)
                 _check_finite(tile, job, task.start, step.model, step)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from fluxsmith.engine.adapters import check_adapters
 from fluxsmith.engine.execution import Execution, Outcome, Settings
 from fluxsmith.engine.input_hashes import InputHashes
 from fluxsmith.engine.journal import Journal
@@ -117,6 +118,8 @@ def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, observe
         if execution.stopped:
             raise Interrupted("run.stopped", "stopped; what is done is kept", fix="the same command with --resume goes on")
         journal.close()
+        if not done:
+            check_adapters(plan, execution.touched)
         found = hashes.wait()
         _check_unchanged(plan)
         sink.commit(fill_hashes(plan.metadata, plan.inputs, found), plan.small_files, plan.copies)

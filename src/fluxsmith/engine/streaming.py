@@ -50,6 +50,8 @@ class Streaming(ABC):
         self._lock = threading.Lock()
         self._slots = threading.Semaphore()
         self.stopped = False
+        #: Adapters whose delta was not zero everywhere.
+        self.touched: set[str] = set()
 
     @abstractmethod
     def _do(self, space: Workspace, task: Task) -> None:
@@ -103,6 +105,8 @@ class Streaming(ABC):
                     with space.device.session():
                         self._do_in_turn(space, task)
                     self._schedule.done(task)
+                with self._lock:
+                    self.touched |= space.touched
         except BaseException as error:
             with self._lock:
                 self._error = self._error or error

@@ -93,6 +93,8 @@ class Workspace:
         self.files, self.device, self._seed = files, device, seed
         self.compute: torch.dtype = getattr(torch, DTYPES[compute].torch or "float32")
         self._buffers: dict[object, Tensor] = {}
+        #: Adapters that have changed something so far.
+        self.touched: set[str] = set()
 
     def forget(self) -> None:
         """Let all buffers go: those of whole tensors are too large to be kept for tiles."""
