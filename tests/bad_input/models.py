@@ -212,13 +212,13 @@ MODELS = [
     Case("both layouts in one file", _both_layouts, 4, "model.mixed-names", ["{broken}", "bfl", "diffusers"]),
     Case(
         "scaled fp8, older ComfyUI", _scaled_fp8("scaled_fp8", QKV.replace("weight", "scale_weight")),
-        4, "model.quantised", ["{broken}", "scaled_fp8", "fp8"],
+        4, "quantised.plain-weight", ["{broken}", QKV, "scale_weight", "BF16"],
     ),
     Case(
         "scaled fp8, newer ComfyUI", _scaled_fp8(QKV.replace("weight", "weight_scale")),
-        4, "model.quantised", ["{broken}", "weight_scale", "fp8"],
+        4, "quantised.plain-weight", ["{broken}", QKV, "weight_scale", "BF16"],
     ),
-    Case("bitsandbytes 4-bit", _scaled_fp8(f"{QKV}.absmax"), 4, "model.quantised", ["{broken}", "absmax", "4-bit"]),
+    Case("bitsandbytes 4-bit", _scaled_fp8(f"{QKV}.absmax"), 4, "quantised.missing-half", ["{broken}", QKV, f"{QKV}.quant_state"]),
     Case("bitsandbytes int8", _scaled_fp8(QKV.replace("weight", "SCB")), 4, "model.quantised", ["{broken}", "SCB", "int8"]),
     Case("quanto", _scaled_fp8(f"{QKV}._data"), 4, "model.quantised", ["{broken}", "quanto"]),
     Case("nunchaku", _scaled_fp8(QKV.replace("weight", "qweight")), 4, "model.quantised", ["{broken}", "nunchaku"]),

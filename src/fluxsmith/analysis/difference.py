@@ -238,7 +238,9 @@ def _nothing_in_common(a: Bound, b: Bound, unlike: Mapping[str, object]) -> Inco
 def _side(bound: Bound) -> Side:
     checkpoint = bound.checkpoint
     parameters = sum(view.count for view in bound.views.values())
-    return Side(checkpoint.reference, bound.family, bound.layout, tuple(sorted(checkpoint.dtypes)), len(checkpoint.tensors), parameters)
+    return Side(
+        checkpoint.reference, bound.family, bound.layout, tuple(sorted(bound.checkpoint.kinds)), len(checkpoint.tensors), parameters
+    )
 
 
 def _total(sums: Sequence[Sums]) -> Sums:

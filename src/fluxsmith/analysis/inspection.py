@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,8 +20,9 @@ from fluxsmith.analysis.kinds import (
     scheme_of,
 )
 from fluxsmith.analysis.reading import Place, Reading, read_as
-from fluxsmith.errors import IncompatibleError
+from fluxsmith.errors import FileError, FluxsmithError, IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.quantised import decoded
 from fluxsmith.io.references import open_reference
 from fluxsmith.io.views import View
 from fluxsmith.layouts import known_tables
@@ -101,9 +103,9 @@ class Inspection:
 
     @property
     def dtypes(self) -> dict[str, Amount]:
-        """Element types, the one with most bytes first."""
+        """How tensors are stored, as element types and formats of quantised ones: the one with most bytes first."""
         views = self.checkpoint.tensors.values()
-        found = {d: Amount.of(view for view in views if view.dtypes == {d}) for d in self.checkpoint.dtypes}
+        found = {kind: Amount.of(view for view in views if view.kinds == {kind}) for kind in self.checkpoint.kinds}
         return dict(sorted(found.items(), key=lambda item: -item[1].nbytes))
 
     @property
@@ -134,10 +136,11 @@ class Inspection:
     def stored_keys(self, pattern: str = "*") -> list[StoredKey]:
         """Stored keys that a glob matches, by their own or by their canonical name, in the order of the file."""
         found: list[StoredKey] = []
-        for key, view in self.checkpoint.tensors.items():
+        others = {key: self.checkpoint.stored[key] for key in (*self.checkpoint.sides, *self.checkpoint.dropped)}
+        for key, view in {**self.checkpoint.tensors, **others}.items():
             place = self.places.get(key)
             if fnmatchcase(key, pattern) or (place and fnmatchcase(place.name, pattern)):
-                found.append(StoredKey(key, str(place) if place else None, self.block(key), "/".join(sorted(view.dtypes)), view.shape))
+                found.append(StoredKey(key, str(place) if place else None, self.block(key), "/".join(sorted(view.kinds)), view.shape))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -145,7 +148,7 @@ class Inspection:
         return {
             "reference": self.reference, "family": self.family, "kind": self.kind, "what": self.what, "layout": self.layout,
             "prefix": self.prefix, "parameters": self.parameters, "bytes": self.checkpoint.nbytes,
-            "tensors": len(self.checkpoint.tensors), "dtypes": {name: vars(amount) for name, amount in self.dtypes.items()},
+            "tensors": len(self.checkpoint.stored), "dtypes": {name: vars(amount) for name, amount in self.dtypes.items()},
             "depth": dict(self.depth), "guidance": self.guidance, "heads": self.heads, "dims": dict(self.dims),
             "quantised": self.quantised, "components": {name: vars(amount) for name, amount in self.components.items()},
             "files": [{"path": file.path, "size": file.size} for file in self.checkpoint.files], "shard": self.shard,
@@ -166,12 +169,15 @@ def inspect(reference: str, *, allow_pickle: bool = False, download: bool = Fals
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> Inspection:
-    """Inspect what has been opened."""
+    """Inspect what has been opened; a quantised checkpoint by its values, where they can be had."""
+    with suppress(FluxsmithError):  # _refusal tells
+        checkpoint = decoded(checkpoint)
     candidate, foreign = _candidate(checkpoint), foreign_kind(checkpoint.tensors)
     if candidate is None or (foreign is not None and candidate.score < 1.0 and foreign[0] != candidate.table.family):
         return _inspect_other(checkpoint, foreign)
-    scheme = scheme_of(checkpoint.tensors, checkpoint.metadata)
-    aside, packed = packed_keys(checkpoint.tensors) if scheme else (set[str](), set[str]())
+    scheme = scheme_of(checkpoint)
+    unread = scheme is not None and checkpoint.quantised is None
+    aside, packed = packed_keys(checkpoint.tensors) if unread else (set[str](), set[str]())
     reading = read_as(checkpoint, candidate, aside, packed)
     shard = _shard(checkpoint)
     kind, what = _kind(candidate, reading, shard)
@@ -209,7 +215,7 @@ def _inspect_other(checkpoint: Checkpoint, foreign: tuple[str, str] | None) -> I
     if model_type and foreign is None and not mixed:
         unknown = (model_type, f"a checkpoint of transformers ({model_type})")
     family, what = foreign or unknown
-    scheme = scheme_of(checkpoint.tensors, checkpoint.metadata)
+    scheme = scheme_of(checkpoint)
     amounts = {family: Amount.of(checkpoint.tensors.values())}
     return Inspection(
         checkpoint, family, family, what, None, "", numbered_lists(checkpoint.tensors), {}, scheme, amounts, {},
@@ -232,6 +238,8 @@ def _refusal(checkpoint: Checkpoint) -> IncompatibleError | None:
         open_model(checkpoint, tables)
     except IncompatibleError as error:
         return error
+    except FileError:  # how it is quantised is seen after the download
+        return None
     return None
 
 
@@ -244,6 +252,8 @@ def _components(checkpoint: Checkpoint, candidate: Candidate, reading: Reading, 
         own = place.component if place else first if key.startswith(candidate.prefix) and candidate.prefix else component_of(key)
         name = "scales" if key in aside else own
         members.setdefault(name, []).append(view)
+    for key in (*checkpoint.sides, *checkpoint.dropped):
+        members.setdefault("scales", []).append(checkpoint.stored[key])
     return {name: Amount.of(views) for name, views in members.items()}
 
 

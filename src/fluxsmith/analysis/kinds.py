@@ -8,8 +8,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.quantised import QUANTISED
 from fluxsmith.io.views import View
-from fluxsmith.layouts.detection import FOREIGN, QUANTISED
+from fluxsmith.layouts.detection import FOREIGN
 from fluxsmith.layouts.table import Dims
 
 __all__ = [
@@ -32,6 +34,13 @@ COMPONENTS: tuple[tuple[str, str, str], ...] = (
     ("t5", "a T5 text encoder", r"^text_encoders\.t5|^lora_te3_|(^|\.)encoder\.block\.\d+\.layer\.|^shared\.weight$"),
     ("vae", "a VAE", r"^(vae|first_stage_model)\.|^(encoder|decoder)\.(down|up|mid|conv_|norm_out)|^(post_)?quant_conv\."),
 )  # fmt: skip
+
+# Schemes that are read, by keys of theirs, for files in which half of them is missing. (name, pattern)
+_HALVES: tuple[tuple[str, str], ...] = (
+    ("scaled fp8", r"(^|\.)scaled_fp8$|\.scale_weight$|\.weight_scale(_2)?$|\.comfy_quant$"),
+    ("bitsandbytes 4-bit", r"\.quant_state\.bitsandbytes__|\.weight\.absmax$"),
+    ("torchao", r"\._weight_(qdata|scale|zero_point)$"),
+)
 
 _SLUGS = {
     "a FLUX ControlNet": "controlnet", "an IP-Adapter": "ip-adapter", "FLUX.1 Redux": "redux", "an adapter (LoRA and its kin)": "adapter",
@@ -81,21 +90,24 @@ def component_of(key: str) -> str:
     return next((name for name, _, pattern in COMPONENTS if re.search(pattern, key)), "other")
 
 
-def scheme_of(tensors: Mapping[str, View], metadata: Mapping[str, str]) -> str | None:
-    """The name of the quantisation in which tensors are stored, None for plain ones."""
-    found = next((name for name, pattern in QUANTISED if any(re.search(pattern, key) for key in tensors)), None)
-    if found == "bitsandbytes 4-bit":
-        types = {m[1] for key in tensors if (m := re.search(r"bitsandbytes__(\w+)$", key))}
-        return f"{found} ({', '.join(sorted(types))})" if types else found
-    if found is None and "_quantization_metadata" in metadata:
+def scheme_of(checkpoint: Checkpoint) -> str | None:
+    """In what quantisation tensors are stored, in words; None for plain ones."""
+    tensors = checkpoint.tensors
+    if checkpoint.quantised is not None:
+        coded = sum(view.coded for view in tensors.values())
+        return f"{checkpoint.quantised.scheme}, {coded} of {len(tensors)} tensors"
+    found = next((name for name, pattern in (*QUANTISED, *_HALVES) if any(re.search(pattern, key) for key in tensors)), None)
+    if found is None and "_quantization_metadata" in checkpoint.metadata:
         return "scaled fp8 (ComfyUI)"
     eights = sorted({d for view in tensors.values() for d in view.dtypes if d.startswith(("F8_E4M3", "F8_E5M2"))})
     return found or (f"plain {' and '.join(eights)} without scales" if eights else None)
 
 
 def packed_keys(tensors: Mapping[str, View]) -> tuple[set[str], set[str]]:
-    """Keys of a quantised file that hold no weights but scales and such, and weights whose stored shape is not theirs."""
-    scales = {key for key in tensors for _, pattern in QUANTISED if re.search(pattern, key)}
+    """Of a quantised file whose values cannot be had: keys that hold no weights but scales and such, and weights whose
+    stored shape is not theirs.
+    """
+    scales = {key for key in tensors for _, pattern in (*QUANTISED, *_HALVES) if re.search(pattern, key)}
     scales |= {key for key in tensors if re.search(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|input_scale|scale_input)$", key)}
     packed = {key for key, view in tensors.items() if key not in scales and view.dtypes & {"U8", "I8", "I32"}}
     return scales, packed

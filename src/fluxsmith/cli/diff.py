@@ -127,7 +127,7 @@ def _text(found: Difference, by: str, top: int | None, verbose: bool) -> str:
 
 
 def _side(side: Side) -> tuple[str, ...]:
-    types = "+".join(DTYPES[name].short for name in side.dtypes)
+    types = "+".join(DTYPES[name].short if name in DTYPES else name for name in side.dtypes)
     return side.reference, side.family, side.layout, types, f"{side.tensors} tensors", f"{side.parameters:,} parameters"
 
 

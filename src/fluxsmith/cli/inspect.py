@@ -102,7 +102,8 @@ def _labelled(rows: Iterable[tuple[str, str]]) -> list[str]:
 
 def _facts(found: Inspection, verbose: bool) -> list[tuple[str, str]]:
     amount = next(iter(found.components.values()))
-    elements = "stored elements" if found.quantised and not found.quantised.startswith("plain") else "parameters"
+    unread = found.quantised and found.checkpoint.quantised is None and not found.quantised.startswith("plain")
+    elements = "stored elements" if unread else "parameters"
     return [
         ("what", found.what),
         ("stored as", found.quantised or ""),
@@ -161,6 +162,7 @@ def _metadata(found: Inspection, console: Console) -> list[str]:
     """Values in one line each; without -v cut, and of kohya's many keys only the first."""
     cut = not console.verbose
     apart = {"fluxsmith.recipe", *(("fluxsmith.inputs", "fluxsmith.config") if cut else ())}
+    apart |= {"tensor_names", *found.checkpoint.tensors} if cut and found.checkpoint.quantised else set()  # torchao's, of every tensor
     metadata = {key: value for key, value in found.checkpoint.metadata.items() if key not in apart}
     kohya = [key for key in metadata if key.startswith("ss_")]
     hidden = set(kohya[_SHOWN:]) if cut else set[str]()

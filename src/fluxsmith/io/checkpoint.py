@@ -12,7 +12,10 @@ from fluxsmith.io.header import Header, parse_header
 from fluxsmith.io.sniff import check_readable
 from fluxsmith.io.views import View
 
-__all__ = ["PARTS", "Checkpoint", "Folder", "LocalFolder", "WeightFile", "local_file", "read_json", "read_local_header", "weight_map_of"]
+__all__ = [
+    "PARTS", "Checkpoint", "Folder", "LocalFolder", "Quantised", "WeightFile", "local_file", "read_json", "read_local_header",
+    "weight_map_of",
+]  # fmt: skip
 
 #: Folders of a diffusers pipeline that hold weights.
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
@@ -33,12 +36,27 @@ class WeightFile:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How a checkpoint is quantised, in words, once its tensors are views of the values.
+
+    `stored` are the tensors of the file(s) by their own keys. Of these, `sides` belong to others (scales, tables, marks),
+    and `dropped` say nothing of the weights, each with what it is.
+    """
+
+    scheme: str
+    stored: Mapping[str, View]
+    sides: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """File(s) of tensors, opened by header only: nothing of the weights has been read.
 
     `reference` is what the user wrote, `config` the config.json beside the weights, where there is one. `parts` are
     the config.json of every component of a pipeline, whose keys stand after the name of its folder (`unet/conv_in...`).
     `folder` is the local folder that holds all of it, with other files that belong to the model (tokenizers).
+    `quantised` says of a checkpoint whose tensors have codecs how it is stored; None: plain, or not yet looked at.
     """
 
     reference: str
@@ -48,14 +66,36 @@ class Checkpoint:
     config: Mapping[str, Any] | None = None
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
     folder: str | None = None
+    quantised: Quantised | None = None
 
     @property
     def nbytes(self) -> int:
-        return sum(view.nbytes for view in self.tensors.values())
+        """Bytes of all tensors as they are stored."""
+        return sum(view.nbytes for view in self.stored.values())
 
     @property
     def dtypes(self) -> set[str]:
         return {dtype for view in self.tensors.values() for dtype in view.dtypes}
+
+    @property
+    def stored(self) -> Mapping[str, View]:
+        """The tensors of the file(s), where they are quantised with all that belongs to them."""
+        return self.quantised.stored if self.quantised else self.tensors
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """Stored keys that belong to quantised weights without saying anything of their values, with what they are."""
+        return self.quantised.dropped if self.quantised else {}
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Stored keys that belong to quantised weights: scales, tables, marks."""
+        return self.quantised.sides if self.quantised else ()
+
+    @property
+    def kinds(self) -> set[str]:
+        """How tensors are stored: element types, and the formats of quantised ones."""
+        return {kind for view in self.tensors.values() for kind in view.kinds}
 
 
 class Folder(Protocol):

@@ -14,10 +14,12 @@ from fluxsmith.io.checkpoint import (
     Folder,
     LocalFolder,
     WeightFile,
+    local_file,
     read_json,
     read_local_header,
     weight_map_of,
 )
+from fluxsmith.io.gguf import MAGIC, gguf_checkpoint
 from fluxsmith.io.header import Header
 from fluxsmith.io.sniff import check_readable, is_pickle, reading
 from fluxsmith.io.views import Extent, View
@@ -52,9 +54,21 @@ def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
         from fluxsmith.io.pickled import open_pickle
 
         return open_pickle(path, reference)
+    if _first_bytes(path).startswith(MAGIC):
+        return _open_gguf(path, reference)
     file, header = read_local_header(path)
     _check_tensors(str(path), header.tensors)
     return Checkpoint(reference, (file,), _views(file, header), header.metadata, _sibling_config(path))
+
+
+def _open_gguf(path: Path, reference: str) -> Checkpoint:
+    with path.open("rb") as stream:
+
+        def read(offset: int, length: int) -> bytes:
+            stream.seek(offset)
+            return stream.read(length)
+
+        return gguf_checkpoint(read, local_file(path), reference)
 
 
 def _open_local_folder(root: Path, reference: str, allow_pickle: bool) -> Checkpoint:

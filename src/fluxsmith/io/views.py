@@ -84,6 +84,11 @@ class View:
         return {extent.dtype for extent in self.extents}
 
     @property
+    def kinds(self) -> set[str]:
+        """How the elements are stored: the format of quantised ones (Q4_K, nf4, ...), the type of plain ones."""
+        return {extent.codec.kind if extent.codec else extent.dtype for extent in self.extents}
+
+    @property
     def coded(self) -> bool:
         """Whether some of the elements are quantised: then equal types do not mean that bytes can be copied."""
         return any(extent.codec is not None for extent in self.extents)

@@ -10,12 +10,13 @@ from functools import cache
 
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
+from fluxsmith.io.quantised import decoded
 from fluxsmith.layouts.binding import PREFIXES, Bound, bind, symbols_of
 from fluxsmith.layouts.standalone import tables_for
 from fluxsmith.layouts.structural import bind_structural, bind_transformers
 from fluxsmith.layouts.table import Canonical, Table
 
-__all__ = ["PREFIXES", "Candidate", "component_alone", "detect", "open_model", "refuse_quantised"]
+__all__ = ["PREFIXES", "Candidate", "component_alone", "detect", "open_model"]
 
 ENOUGH = 0.5
 _NUMBERED = re.compile(r"(blocks|layers|norms)\.\d+\.")
@@ -34,15 +35,6 @@ FOREIGN: tuple[tuple[str, str, str], ...] = (
 
 # Families whose files are told by a key even where no table fits: then merged key by key, but only with their own kind.
 OTHER_MODELS = ("chroma", "flux2", "sdxl")
-
-# Schemes whose numbers mean nothing without their scales. (name, pattern)
-QUANTISED: tuple[tuple[str, str], ...] = (
-    ("scaled fp8 (ComfyUI)", r"(^|\.)scaled_fp8$|\.scale_weight$|\.weight_scale(_2)?$|\.comfy_quant$"),
-    ("bitsandbytes 4-bit", r"\.quant_state\.bitsandbytes__|\.weight\.absmax$"),
-    ("bitsandbytes int8", r"\.SCB$"),
-    ("quanto", r"\.weight\._data$"),
-    ("nunchaku", r"\.(qweight|wscales)$"),
-)
 
 
 @dataclass(frozen=True)
@@ -124,12 +116,13 @@ def _share(table: Table, layout: str, component: str, prefix: str, keys: _Keys) 
 
 
 def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str | None = None, components: Collection[str] = ()) -> Bound:
-    """A checkpoint bound to the layout that fits it; `force="structural"` takes every key as it is.
+    """A checkpoint bound to the layout that fits it, quantised weights as views of their values; `force="structural"`
+    takes every key as it is.
 
     Of `components` alone (none: all) must the file be complete; the keys of the others are then extras.
     Raises IncompatibleError where the file is something that cannot be merged as a model, and says what it is.
     """
-    refuse_quantised(checkpoint)
+    checkpoint = decoded(checkpoint)
     if force == "structural":
         return bind_structural(checkpoint)
     candidate = detect(checkpoint, tables) or component_alone(checkpoint)
@@ -200,19 +193,6 @@ def _foreign(checkpoint: Checkpoint) -> tuple[str, str, str] | None:
         if match:
             return name, advice, match
     return None
-
-
-def refuse_quantised(checkpoint: Checkpoint) -> None:
-    """Raise IncompatibleError where numbers are stored that mean nothing without their scales."""
-    for name, pattern in QUANTISED:
-        keys = [key for key in checkpoint.tensors if re.search(pattern, key)]
-        if keys:
-            raise IncompatibleError(
-                "model.quantised",
-                f"{checkpoint.reference} is stored as {name}, which this version does not read",
-                facts={"file": checkpoint.reference, "key": keys[0], "found": f"{len(keys)} such keys"},
-                fix="use the bf16 checkpoint that it was made from",
-            )
 
 
 def _named(c: Candidate) -> str:

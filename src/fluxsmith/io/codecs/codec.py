@@ -44,6 +44,10 @@ class Codec:
     sides: tuple[Side, ...] = ()
     shift: float = 0.0
 
+    def every(self, side: str) -> int:
+        """How many elements share a value of a side."""
+        return next(found.every for found in self.sides if found.name == side)
+
     def cover(self, first: int, count: int) -> tuple[int, int]:
         """The elements [start, stop) of the whole blocks that elements [first, first + count) lie in."""
         return first // self.block * self.block, min(-(-(first + count) // self.block) * self.block, self.count)

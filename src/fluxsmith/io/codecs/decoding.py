@@ -24,7 +24,12 @@ Room = Callable[[str, int], "Tensor"]
 Decode = Callable[["Tensor", "Tensor", "Codec", Mapping[str, "Tensor"], int], None]
 
 #: The module of every scheme; its `decode` is a Decode.
-DECODERS = {"torchao": "fluxsmith.io.codecs.torchao"}
+DECODERS = {
+    "scaled_fp8": "fluxsmith.io.codecs.scaled_fp8",
+    "gguf": "fluxsmith.io.codecs.gguf",
+    "bitsandbytes": "fluxsmith.io.codecs.bitsandbytes",
+    "torchao": "fluxsmith.io.codecs.torchao",
+}
 
 
 def decode(extent: Extent, read: Read, room: Room) -> Tensor:
