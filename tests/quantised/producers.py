@@ -109,7 +109,8 @@ def int8(tensors: Mapping[str, Tensor]) -> Stored:
         layer.weight = torch.nn.Parameter(tensor, requires_grad=False)
         quantize_(layer, Int8WeightOnlyConfig())
         state[key] = layer.weight.data
-        values[key] = layer.weight.dequantize(torch.float32)
+        weight: Any = layer.weight
+        values[key] = weight.dequantize(torch.float32)
     flat, metadata = flatten_tensor_state_dict(state)
     return Stored(flat, values, {"format": "pt", **metadata})
 

@@ -6,8 +6,9 @@ from fluxsmith.engine.programs import guidance_error
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.memory import checkpoint_of
+from fluxsmith.io.quantised import decoded
 from fluxsmith.layouts import Bound, known_tables
-from fluxsmith.layouts.detection import open_model, refuse_quantised
+from fluxsmith.layouts.detection import open_model
 from fluxsmith.layouts.structural import KEYWISE, bind_structural
 from fluxsmith.recipes.expressions import Fallback, Model, walk
 from fluxsmith.recipes.recipe import Recipe
@@ -28,8 +29,7 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
     if model.holds == "param":
         return _bind_params(checkpoint)
     if recipe.structural:
-        refuse_quantised(checkpoint)
-        return bind_structural(checkpoint, strip=recipe.strip)
+        return bind_structural(decoded(checkpoint), strip=recipe.strip)
     bound = open_model(checkpoint, known_tables(), components=model.components)
     if model.components:
         return bound.only(model.components)

@@ -9,6 +9,10 @@ memory.py      state dicts in memory as checkpoints
 pickled.py     torch.save files as extents, without running pickles
 views.py       tensors as lists of byte extents
 codecs/        quantised tensors: how they are stored, and their values
+quantised.py   quantised checkpoints as views of values; which schemes are refused
+gguf.py        GGUF files by their headers
+schemes/       how quantised weights are written
+gguf_header.py the header of a GGUF file that is written
 shards.py      where every tensor of an output will lie
 located.py     YAML with line and column of everything
 writer.py      temporary file, preallocated, synced, verified, renamed
