@@ -13,14 +13,17 @@ from fluxsmith.io.sniff import check_readable
 from fluxsmith.io.views import View
 
 __all__ = [
-    "PARTS", "Checkpoint", "Folder", "LocalFolder", "Quantised", "WeightFile", "local_file", "read_json", "read_local_header",
-    "weight_map_of",
+    "ADAPTER_CONFIG", "ADAPTER_STEMS", "PARTS", "Checkpoint", "Folder", "LocalFolder", "Quantised", "WeightFile", "local_file",
+    "read_json", "read_local_header", "weight_map_of",
 ]  # fmt: skip
 
 #: Folders of a diffusers pipeline that hold weights.
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 STEMS = ("diffusion_pytorch_model", "model")
+#: What PEFT and diffusers call the file of an adapter, and what says how PEFT's is meant.
+ADAPTER_STEMS = ("adapter_model", "pytorch_lora_weights")
+ADAPTER_CONFIG = "adapter_config.json"
 
 FIX_INDEX = "download the index and the shards of one and the same version"
 
@@ -57,6 +60,7 @@ class Checkpoint:
     the config.json of every component of a pipeline, whose keys stand after the name of its folder (`unet/conv_in...`).
     `folder` is the local folder that holds all of it, with other files that belong to the model (tokenizers).
     `quantised` says of a checkpoint whose tensors have codecs how it is stored; None: plain, or not yet looked at.
+    `adapter_config` is the adapter_config.json beside the weights, where they are PEFT's.
     """
 
     reference: str
@@ -67,6 +71,7 @@ class Checkpoint:
     parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
     folder: str | None = None
     quantised: Quantised | None = None
+    adapter_config: Mapping[str, Any] | None = None
 
     @property
     def nbytes(self) -> int:

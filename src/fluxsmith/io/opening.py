@@ -7,6 +7,8 @@ from typing import Any
 
 from fluxsmith.errors import FileError
 from fluxsmith.io.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_STEMS,
     FIX_INDEX,
     PARTS,
     STEMS,
@@ -58,7 +60,9 @@ def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
         return _open_gguf(path, reference)
     file, header = read_local_header(path)
     _check_tensors(str(path), header.tensors)
-    return Checkpoint(reference, (file,), _views(file, header), header.metadata, _sibling_config(path))
+    config = _sibling(path, STEMS, "config.json")
+    adapter = _sibling(path, ADAPTER_STEMS[:1], ADAPTER_CONFIG)
+    return Checkpoint(reference, (file,), _views(file, header), header.metadata, config, adapter_config=adapter)
 
 
 def _open_gguf(path: Path, reference: str) -> Checkpoint:
@@ -130,9 +134,10 @@ def open_folder(folder: Folder, reference: str) -> Checkpoint:
     config = read_json(folder, "config.json") if "config.json" in names else None
     index = _pick_index(names)
     if index is None:
+        adapter = read_json(folder, ADAPTER_CONFIG) if ADAPTER_CONFIG in names else None
         file, header = folder.header(_pick_single(folder.name, names))
         _check_tensors(file.path, header.tensors)
-        return Checkpoint(reference, (file,), _views(file, header), header.metadata, config)
+        return Checkpoint(reference, (file,), _views(file, header), header.metadata, config, adapter_config=adapter)
     return _open_shards(folder, reference, index, names, config)
 
 
@@ -197,7 +202,7 @@ def _pick_index(names: list[str]) -> str | None:
 
 def _pick_single(folder: str, names: list[str]) -> str:
     weights = [name for name in names if name.endswith(".safetensors")]
-    for stem in STEMS:
+    for stem in (*ADAPTER_STEMS, *STEMS) if ADAPTER_CONFIG in names else (*STEMS, *ADAPTER_STEMS):
         if f"{stem}.safetensors" in weights:
             return f"{stem}.safetensors"
     if len(weights) == 1:
@@ -222,8 +227,8 @@ def _views(file: WeightFile, header: Header) -> dict[str, View]:
     return views
 
 
-def _sibling_config(path: Path) -> Mapping[str, Any] | None:
-    config = path.parent / "config.json"
-    if path.stem not in STEMS or not config.exists():
+def _sibling(path: Path, stems: Collection[str], name: str) -> Mapping[str, Any] | None:
+    """The JSON file `name` beside weights that are called as it expects, None where there is none."""
+    if path.stem not in stems or not (path.parent / name).exists():
         return None
-    return read_json(LocalFolder(path.parent), "config.json")
+    return read_json(LocalFolder(path.parent), name)

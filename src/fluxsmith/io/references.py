@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 from fluxsmith.errors import FileError
 from fluxsmith.hub import HubFolder, HubReference, open_repository, parse_reference
-from fluxsmith.io.checkpoint import PICKLES, STEMS, Checkpoint, LocalFolder, WeightFile, read_json
+from fluxsmith.io.checkpoint import ADAPTER_CONFIG, ADAPTER_STEMS, PICKLES, STEMS, Checkpoint, LocalFolder, WeightFile, read_json
+from fluxsmith.io.gguf import gguf_checkpoint
 from fluxsmith.io.header import Header, parse_header
 from fluxsmith.io.opening import join_parts, open_checkpoint, open_folder, pipeline_parts
 
@@ -38,6 +39,10 @@ def open_reference(reference: str, *, download: bool, allow_pickle: bool = False
     folder, file = _choose_weights(repository, place)
     if file is not None and allow_pickle and file.endswith(PICKLES):
         return _open_pickle(folder, file, reference, download)
+    if file is not None and file.lower().endswith(".gguf"):
+        if download:
+            return open_checkpoint(folder.download([file]) / file, reference)
+        return gguf_checkpoint(_read_ahead(folder, file), _weight_file(folder, file), reference)
     remote = _RemoteFolder(folder, file)
     checkpoint = open_folder(remote, reference)
     if not download:
@@ -110,7 +115,9 @@ def _choose_weights(repository: HubFolder, reference: HubReference) -> tuple[Hub
 
 def _is_one_checkpoint(names: list[str]) -> bool:
     """Whether `open_folder` knows which of several weight files to take, or can say why they are incomplete."""
-    return any(".safetensors.index" in name or "-of-" in name for name in names) or any(f"{stem}.safetensors" in names for stem in STEMS)
+    return any(".safetensors.index" in name or "-of-" in name for name in names) or any(
+        f"{stem}.safetensors" in names for stem in (*STEMS, *ADAPTER_STEMS)
+    )
 
 
 def _no_weights(folder: HubFolder, reference: HubReference) -> FileError:
@@ -141,9 +148,9 @@ class _RemoteFolder:
         if self._file is None:
             return self._folder.names()
         # under a name that is always taken for weights, so that a named file is tried whatever its suffix
-        alone = [f"{STEMS[0]}.safetensors"]
-        has_config = PurePosixPath(self._file).stem in STEMS and "config.json" in self._folder.files
-        return [*alone, "config.json"] if has_config else alone
+        stem, beside = PurePosixPath(self._file).stem, self._folder.files
+        configs = (("config.json", STEMS), (ADAPTER_CONFIG, ADAPTER_STEMS[:1]))
+        return [f"{STEMS[0]}.safetensors", *(name for name, stems in configs if stem in stems and name in beside)]
 
     def text(self, name: str) -> str:
         self.read.append(name)
@@ -152,11 +159,16 @@ class _RemoteFolder:
     def header(self, name: str) -> tuple[WeightFile, Header]:
         name = self._file or name
         self.read.append(name)
-        folder, file = self._folder, self._folder.files[name]
-        place = str(HubReference(folder.repo, folder.commit, folder.path(name)))
-        header = parse_header(_read_ahead(folder, name), file.size, place)
-        address = f"hf://{folder.repo}@{quote(folder.revision, safe='')}/{quote(folder.path(name))}#{folder.commit}"
-        return WeightFile(place, file.size, file.etag, remote=address), header
+        file = _weight_file(self._folder, name)
+        return file, parse_header(_read_ahead(self._folder, name), file.size, file.path)
+
+
+def _weight_file(folder: HubFolder, name: str) -> WeightFile:
+    """A file on the Hub, at the commit at which it was looked at."""
+    file = folder.files[name]
+    place = str(HubReference(folder.repo, folder.commit, folder.path(name)))
+    address = f"hf://{folder.repo}@{quote(folder.revision, safe='')}/{quote(folder.path(name))}#{folder.commit}"
+    return WeightFile(place, file.size, file.etag, remote=address)
 
 
 def _read_ahead(folder: HubFolder, name: str) -> Callable[[int, int], bytes]:
