@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect
+from fluxsmith.adapters.harmless import harmless_names
 from fluxsmith.adapters.targets import Place, Targets, superset
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.io.opening import open_checkpoint
@@ -35,10 +36,12 @@ class Reading:
     table: Table | None
     keys: dict[str, Read] = field(default_factory=dict[str, Read])
     count: int = 0
+    #: Keys that are of this dialect, but of another layout than most of their component: key -> layout.
+    strays: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def score(self) -> float:
-        """The share of the keys that it explains."""
+        """The share of the keys that it explains, of those that mean something."""
         return len(self.keys) / max(self.count, 1)
 
     @cached_property
@@ -74,7 +77,10 @@ def is_local_adapter(reference: str) -> bool:
 def readings(keys: Iterable[str], tables: Iterable[Table], structural: Mapping[str, Canonical] | None = None) -> list[Reading]:
     """All readings of a file that explain something, best first; `structural` are the tensors of a base without a table."""
     keys = list(keys)
-    found = [_read(dialect, table, Targets(superset(table, keys), table.prefixes), keys) for table in tables for dialect in _for(table)]
+    found: list[Reading] = []
+    for table in tables:
+        targets = Targets(superset(table, keys), table.prefixes)
+        found += [_read(dialect, table, targets, keys) for dialect in _for(table)]
     if structural is not None:
         targets = Targets(structural.values())
         found += [_read(dialect, None, targets, keys) for dialect in DIALECTS.values()]
@@ -102,7 +108,7 @@ def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: list[st
                 continue
             place = Place(component, layout, stem, _suffix(parsed.role), parsed.parts)
             if targets.target(place) is not None:
-                name = key.removesuffix(parsed.role).rstrip(".")
+                name = parsed.label or key.removesuffix(parsed.role).rstrip(".")
                 candidates.setdefault((component, layout), {})[key] = Read(place, parsed.role, name)
     best: dict[str, dict[str, Read]] = {}
     for (component, _), found in candidates.items():
@@ -110,6 +116,9 @@ def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: list[st
             best[component] = found
     for found in best.values():
         reading.keys |= found
+    for (_, layout), found in candidates.items():
+        reading.strays |= {key: layout for key in found if key not in reading.keys}
+    reading.count -= len(harmless_names([key for key in keys if key not in reading.keys]))
     return reading
 
 

@@ -29,6 +29,7 @@ class Target:
 
     `tensor` is the canonical name, `layout` and `stored` are the layout and the name there (with suffix), `shape` is
     that of the module's weight (out, in, *kernel), or (out,) of a vector. `spans` cover all its rows, in order.
+    `parts` are the first and last of the named parts that it is, None where it is the whole stored tensor.
     """
 
     tensor: str
@@ -37,6 +38,7 @@ class Target:
     stored: str
     shape: tuple[int, ...]
     spans: tuple[Span, ...]
+    parts: tuple[int, int] | None = None
 
     @property
     def count(self) -> int:
@@ -66,7 +68,8 @@ class Adapter:
 
     `modules` are those of all components. `dropped` says of every key that is in no module why (a rule, or that it
     is known to mean nothing); `notes` are what a user should know. `score` is the share of keys that the dialect
-    explained, `rivals` are other readings with theirs. `metadata` is what its sidecar says, as plain data.
+    explained, `rivals` are other readings with theirs. `metadata` is what its sidecar says, as plain data. `widens` are
+    the tensors (canonical name -> shape) that have more columns than the base's: those are to be added, as zeros.
     """
 
     checkpoint: Checkpoint
@@ -78,6 +81,7 @@ class Adapter:
     notes: tuple[str, ...] = ()
     rivals: Mapping[str, float] = field(default_factory=dict[str, float])
     metadata: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    widens: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
 
     @property
     def components(self) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """Opening an adapter: keys to modules with their targets, every key accounted for."""
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from fluxsmith.adapters import refusals
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.detection import ENOUGH, Read, Reading, readings
 from fluxsmith.adapters.dialects import Draft
+from fluxsmith.adapters.harmless import harmless_names, zero_modules
 from fluxsmith.adapters.module import Adapter, Module, Target
 from fluxsmith.adapters.targets import Place, Targets, solve_partial, superset
 from fluxsmith.errors import IncompatibleError
@@ -19,13 +22,13 @@ from fluxsmith.layouts import Bound, known_tables, table_of
 
 __all__ = ["open_adapter"]
 
-SHOWN = 10
+Members = dict[str, Read]
 
 
 def open_adapter(
     checkpoint: Checkpoint, *, base: Bound | None = None, components: Collection[str] = (), ignore: Sequence[str] = ()
 ) -> Adapter:
-    """The modules of an adapter; only headers and small numbers are read.
+    """The modules of an adapter; only headers and small numbers are read (and the values of modules that have no home).
 
     `base` is the model that it is for; without one the family and its widths are told by the adapter itself.
     `components` limits it to some by rule (none: all of which the base has must be used), `ignore` are globs of keys
@@ -37,38 +40,48 @@ def open_adapter(
     table = table_of(base.family) if base is not None else None
     tables = (table,) if table else () if base is not None else known_tables()
     found = readings(keys, tables, base.spec if base is not None and table is None else None)
-    reading = _choose(checkpoint, found, base)
-    return _Opener(checkpoint, reading, base, tuple(components), ignored, found).open()
+    best = _choose(checkpoint, keys, found, base)
+    # Without a base the names of one block fit several families: the first is meant that the shapes fit, too.
+    alike = [other for other in found if other.dialect is best.dialect and len(other.keys) == len(best.keys)]
+    openers = [_Opener(checkpoint, reading, base, tuple(components), ignored, found) for reading in alike]
+    return _first_to_open(openers)
 
 
-def _choose(checkpoint: Checkpoint, found: Sequence[Reading], base: Bound | None) -> Reading:
+def _first_to_open(openers: "Sequence[_Opener]") -> Adapter:
+    refused: IncompatibleError | None = None
+    for opener in openers:
+        try:
+            return opener.open()
+        except IncompatibleError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _choose(checkpoint: Checkpoint, keys: Sequence[str], found: Sequence[Reading], base: Bound | None) -> Reading:
+    """The reading that explains most; see the refusals for what is none."""
+    file = checkpoint.reference
     best = found[0] if found else None
     if best is None or best.score < ENOUGH:
-        others = [r for r in readings(list(checkpoint.tensors), known_tables()) if r.score >= ENOUGH] if base is not None else []
+        if best is not None:
+            _check_mixture(file, keys, best, found)
+        others = [r for r in readings(keys, known_tables()) if r.score >= ENOUGH] if base is not None else []
         if base is not None and others:
-            raise IncompatibleError(
-                "adapter.wrong-family",
-                f"{checkpoint.reference} is an adapter for {others[0].table.family if others[0].table else 'another model'},"
-                f" the base is {base.family}",
-                facts={"adapter": others[0].title, "base": base.checkpoint.reference},
-                fix="use an adapter that was trained on this family",
-            )
-        first = next(iter(checkpoint.tensors), "none")
-        raise IncompatibleError(
-            "adapter.unknown-dialect",
-            f"{checkpoint.reference} is no adapter that can be read" + (f" for {base.family}" if base else ""),
-            facts={"file": checkpoint.reference, "first key": first, "best": f"{best.title}, {best.score:.2f}" if best else "no reading"},
-            fix="fluxsmith list dialects shows what is read; fluxsmith inspect FILE shows what the file holds",
-        )
+            raise refusals.wrong_family(file, base, others[0])
+        raise refusals.unknown_dialect(file, keys, base, best)
     for other in found[1:]:
         if other.table is best.table and len(other.keys) == len(best.keys) and other.keys != best.keys:
-            raise IncompatibleError(
-                "adapter.ambiguous-dialect",
-                f"{checkpoint.reference} can be read in two ways that mean different things",
-                facts={"one": f"{best.title}, {best.score:.2f}", "other": f"{other.title}, {other.score:.2f}"},
-                fix="rename its keys to those of one dialect",
-            )
+            raise refusals.ambiguous(file, best, other)
     return best
+
+
+def _check_mixture(file: str, keys: Collection[str], best: Reading, found: Sequence[Reading]) -> None:
+    """Nothing that the best reading leaves over may be explained by another, nor by itself in another layout."""
+    if any(key in best.strays for key in keys):
+        raise refusals.mixed_layouts(file, best)
+    for other in found:
+        if other.table is best.table and any(key in other.keys and key not in best.keys for key in keys):
+            raise refusals.mixed_dialects(file, best, other)
 
 
 @dataclass
@@ -79,60 +92,93 @@ class _Opener:
     components: tuple[str, ...]
     ignored: Mapping[str, str]
     found: Sequence[Reading]
+    widens: dict[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
 
     def open(self) -> Adapter:
         """The adapter; see open_adapter."""
         drafts = self._drafts()
-        reading, checkpoint = self.reading, self.checkpoint
         targets = self._targets(drafts)
         modules: list[Module] = []
         dropped = dict(self.ignored)
-        homeless: dict[str, str] = {key: "" for key in checkpoint.tensors if key not in reading.keys and key not in dropped}
+        homeless: dict[str, str] = {key: "" for key in self.checkpoint.tensors if key not in self.reading.keys and key not in dropped}
         for place, (draft, members) in drafts.items():
-            sources = tuple(members)
             if self.components and place.component not in self.components:
-                dropped |= dict.fromkeys(sources, f"components: [{', '.join(self.components)}]")
+                dropped |= dict.fromkeys(members, f"components: [{', '.join(self.components)}]")
                 continue
             target = targets.target(place)
             if target is None:
-                homeless |= dict.fromkeys(sources, place.component)
+                homeless |= dict.fromkeys(members, place.component)
                 continue
-            modules.append(self._module(draft, members, target))
-        if homeless:
-            raise self._unmatched(homeless)
+            modules.append(self._module(draft, members, self._widened(draft, target)))
+        dropped |= self._harmless(homeless)
+        unmatched = {key: component for key, component in homeless.items() if key not in dropped}
+        if unmatched:
+            _check_mixture(self._file, unmatched, self.reading, self.found)
+            raise refusals.unmatched(self._file, len(self.checkpoint.tensors), unmatched, self.reading, self.found, self.base)
         if not modules:
-            raise IncompatibleError(
-                "adapter.changes-nothing", f"{checkpoint.reference} changes no tensor", facts={"file": checkpoint.reference},
-                fix="leave it out, or name other components",
-            )  # fmt: skip
+            raise refusals.changes_nothing(self._file)
+        reading = self.reading
         family = reading.table.family if reading.table else self.base.family if self.base else "structural"
         rivals = {other.title: round(other.score, 4) for other in self.found[:5] if other is not reading}
-        return Adapter(checkpoint, reading.dialect.name, family, reading.score, tuple(modules), dropped, (), rivals, {})
+        notes = (*_counted(reason for key, reason in dropped.items() if key in homeless), *self._notices(modules))
+        return Adapter(
+            self.checkpoint, reading.dialect.name, family, reading.score, tuple(modules), dropped, notes, rivals, {}, self.widens
+        )  # fmt: skip
 
-    def _drafts(self) -> dict[Place, tuple[Draft, dict[str, Read]]]:
+    @property
+    def _file(self) -> str:
+        return self.checkpoint.reference
+
+    def _harmless(self, homeless: Mapping[str, str]) -> dict[str, str]:
+        """Keys without a home that mean nothing, by name or as they are all zero, with the reason."""
+        strangers = [key for key, component in homeless.items() if not component]
+        named = harmless_names(strangers)
+        return named | zero_modules(self.checkpoint.tensors, [key for key in homeless if key not in named])
+
+    def _notices(self, modules: Sequence[Module]) -> list[str]:
+        said = [(module.name, self.reading.dialect.notice(module)) for module in modules]
+        names: dict[str, list[str]] = {}
+        for name, text in said:
+            if text:
+                names.setdefault(text, []).append(name)
+        return [f"{text}: {found[0]}" + (f" (+{len(found) - 1})" if len(found) > 1 else "") for text, found in names.items()]
+
+    def _drafts(self) -> dict[Place, tuple[Draft, Members]]:
         """The modules before their numbers are understood, with their keys; biases after their weights."""
-        groups: dict[Place, dict[str, Read]] = {}
+        groups: dict[Place, Members] = {}
         for key, read in self.reading.keys.items():
             groups.setdefault(read.place, {})[key] = read
-        drafts: dict[Place, tuple[Draft, dict[str, Read]]] = {}
+        self._share_numbers(groups)
+        drafts: dict[Place, tuple[Draft, Members]] = {}
         for place in sorted(groups, key=lambda place: place.suffix == "bias"):
-            partner = drafts.get(Place(place.component, place.layout, place.stem, "weight", place.parts))
+            partner = drafts.get(replace(place, suffix="weight"))
             drafts[place] = (self._draft(groups[place], place.suffix == "bias", partner[0] if partner else None), groups[place])
         return drafts
 
-    def _draft(self, members: Mapping[str, Read], bias: bool, partner: Draft | None) -> Draft:
+    def _share_numbers(self, groups: dict[Place, Members]) -> None:
+        """Numbers of a whole module belong to each of its parts where it has no factors, to its bias where that is all."""
+        numbers = {number for algorithm in ALGORITHMS.values() for number in algorithm.numbers}
+        for place in list(groups):
+            members = groups[place]
+            if place.parts is not None or any(read.role not in numbers for read in members.values()):
+                continue
+            heirs = [p for p in groups if p is not place and replace(p, parts=None, suffix="weight") == place]
+            for heir in heirs:
+                groups[heir] |= members
+            if heirs:
+                del groups[place]
+
+    def _draft(self, members: Members, bias: bool, partner: Draft | None) -> Draft:
         roles = {read.role for read in members.values()}
         name = next(iter(members.values())).name
         fitting = [a for a in ALGORITHMS.values() if roles <= {*(a.biases if bias else a.roles), *a.numbers}]
         if not fitting:
-            raise IncompatibleError(
-                "adapter.unknown-module",
-                f"the factors of `{name}` belong to no one algorithm",
-                facts={"file": self.checkpoint.reference, "key": "\n".join(members), "found": ", ".join(sorted(roles))},
-                fix="use the complete file, as its trainer wrote it",
-            )
+            raise refusals.unknown_module(self._file, name, list(members), roles)
         algorithm = fitting[0]
         stored = algorithm.biases if bias else algorithm.roles
+        meant = Counter({**stored, **algorithm.numbers}[read.role] for read in members.values())
+        if max(meant.values()) > 1:
+            raise refusals.duplicate_key(self._file, name, list(members))
         shapes = {stored[r.role]: self.checkpoint.tensors[key].shape for key, r in members.items() if r.role in stored}
         numbers = {algorithm.numbers[r.role]: self._number(key) for key, r in members.items() if r.role not in stored}
         return Draft(name, algorithm.name, shapes, numbers, partner)
@@ -140,15 +186,10 @@ class _Opener:
     def _number(self, key: str) -> float:
         value = read_number(self.checkpoint.tensors[key])
         if value is None:
-            raise IncompatibleError(
-                "adapter.bad-number",
-                f"`{key}` of {self.checkpoint.reference} is not one number",
-                facts={"file": self.checkpoint.reference, "key": key, "found": list(self.checkpoint.tensors[key].shape)},
-                fix="use the file as its trainer wrote it",
-            )
+            raise refusals.bad_number(self._file, key, self.checkpoint.tensors[key].shape)
         return value
 
-    def _targets(self, drafts: Mapping[Place, tuple[Draft, Mapping[str, Read]]]) -> Targets:
+    def _targets(self, drafts: Mapping[Place, tuple[Draft, Members]]) -> Targets:
         """The tensors of the base, or of a model of the size that the adapter was trained on."""
         if self.base is not None:
             table = table_of(self.base.family)
@@ -156,35 +197,56 @@ class _Opener:
         table = self.reading.table
         assert table is not None
         names = Targets(superset(table, self.reading.keys), table.prefixes)
-        shapes: dict[str, tuple[int, ...]] = {}
-        for place, (draft, _) in drafts.items():
-            target = names.target(place)
-            shape = self._shape(draft)
-            if target is not None and place.parts is None and None not in shape:
-                shapes[target.stored] = tuple(side for side in shape if side is not None)
-        dims = solve_partial(table, self.reading.layout, shapes, self.checkpoint.reference)
+        dims: dict[str, int] = {}
+        for layout, shapes in self._stored_shapes(drafts, names).items():
+            solved = solve_partial(table, layout, shapes, self._file)
+            dims |= {symbol: max(value, dims.get(symbol, 0)) for symbol, value in solved.items()}
         return Targets(table.expand(dims, table.components), table.prefixes)
+
+    def _stored_shapes(self, drafts: Mapping[Place, tuple[Draft, Members]], names: Targets) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Layout -> stored name -> shape of every tensor whose whole shape the modules tell, be it in parts."""
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        parts: dict[Place, dict[tuple[int, int], tuple[int, ...]]] = {}
+        for place, (draft, _) in drafts.items():
+            target, shape = names.target(place), self._shape(draft)
+            if target is None or None in shape:
+                continue
+            known = tuple(side for side in shape if side is not None)
+            if place.parts is None:
+                shapes.setdefault(place.layout, {})[target.stored] = known
+            else:
+                parts.setdefault(replace(place, parts=None), {})[place.parts] = known
+        for place, found in parts.items():
+            target = names.target(place)
+            covered = sum(last + 1 - first for first, last in found)
+            if target is not None and covered == target.shape[0]:  # in `names` every part has one row
+                first = next(iter(found.values()))
+                shapes.setdefault(place.layout, {})[target.stored] = (sum(shape[0] for shape in found.values()), *first[1:])
+        return shapes
 
     def _shape(self, draft: Draft) -> tuple[int | None, ...]:
         algorithm = ALGORITHMS[draft.algorithm]
         try:
             return algorithm.shape(draft.shapes)
         except (ValueError, KeyError, IndexError) as error:
-            missing = isinstance(error, KeyError)
-            what = f"lacks its factor {error}" if missing else f"has factors that do not go together: {error}"
-            raise IncompatibleError(
-                "adapter.half-module" if missing else "adapter.rank-mismatch",
-                f"`{draft.name}` of {self.checkpoint.reference} {what}",
-                facts={"file": self.checkpoint.reference, "found": _shown_shapes(draft.shapes), "algorithm": algorithm.title},
-                fix="use the complete file, as its trainer wrote it",
-            ) from None
+            raise refusals.unfit_factors(self._file, draft, algorithm, error) from None
 
-    def _module(self, draft: Draft, members: Mapping[str, Read], target: Target) -> Module:
+    def _module(self, draft: Draft, members: Members, target: Target) -> Module:
         algorithm = ALGORITHMS[draft.algorithm]
         self._check_shape(draft, target)
         stored = algorithm.biases if target.stored.endswith("bias") else algorithm.roles
         factors: dict[str, View] = {stored[r.role]: self.checkpoint.tensors[key] for key, r in members.items() if r.role in stored}
         return Module(draft.name, algorithm.name, factors, self._settings(draft), target, tuple(members))
+
+    def _widened(self, draft: Draft, target: Target) -> Target:
+        """The target with the columns that the adapter has beyond the base's, where its dialect allows them."""
+        shape = self._shape(draft)
+        may = target.tensor.rpartition(".")[0] in self.reading.dialect.widens and len(shape) == len(target.shape) == 2
+        if not may or shape[0] != target.shape[0] or shape[1] is None or shape[1] <= target.shape[1]:
+            return target
+        wide = (target.shape[0], shape[1])
+        self.widens[target.tensor] = wide
+        return replace(target, shape=wide)
 
     def _check_shape(self, draft: Draft, target: Target) -> None:
         shape = self._shape(draft)
@@ -192,15 +254,7 @@ class _Opener:
         wanted = target.shape[:2] if flat else target.shape
         fits = len(shape) == len(wanted) and all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
         if not fits and not (len(shape) > 2 and all(side == 1 for side in shape[2:]) and shape[:2] == target.shape):
-            raise IncompatibleError(
-                "adapter.wrong-width",
-                f"`{draft.name}` of {self.checkpoint.reference} does not fit the model's `{target.stored}`",
-                facts={
-                    "file": self.checkpoint.reference, "expected": list(target.shape),
-                    "found": f"{['?' if side is None else side for side in shape]} from {_shown_shapes(draft.shapes)}",
-                },
-                fix="use an adapter that was trained on a model of this size and kind",
-            )  # fmt: skip
+            raise refusals.wrong_width(self._file, draft, target, shape)
 
     def _settings(self, draft: Draft) -> Mapping[str, float]:
         try:
@@ -208,38 +262,14 @@ class _Opener:
             if not all(math.isfinite(value) for value in settings.values()):
                 raise ValueError(", ".join(f"{name} {value}" for name, value in {**draft.numbers, **settings}.items()))
         except ValueError as error:
-            raise IncompatibleError(
-                "adapter.not-finite",
-                f"`{draft.name}` of {self.checkpoint.reference} has a scale that is no finite number: {error}",
-                facts={"file": self.checkpoint.reference, "expected": "a finite alpha", "found": str(error)},
-                fix="set its alpha to the rank, or train it again",
-            ) from None
+            raise refusals.not_finite(self._file, draft, error) from None
         return settings
 
     @property
     def _sidecar(self) -> Mapping[str, Any]:
         return {}
 
-    def _unmatched(self, homeless: Mapping[str, str]) -> IncompatibleError:
-        counts = {name: list(homeless.values()).count(name) for name in dict.fromkeys(homeless.values())}
-        first = next(iter(homeless))
-        named = ", ".join(f"{count} {name or 'of no component'}" for name, count in counts.items())
-        rival = f"; next best {self.found[1].title} {self.found[1].score:.2f}" if len(self.found) > 1 else ""
-        base = self.base.family if self.base else "any model"
-        kept = ", ".join(self.base.components) if self.base else "transformer"
-        strangers = "" in counts
-        return IncompatibleError(
-            "adapter.unmatched-keys",
-            f"{len(homeless)} of {len(self.checkpoint.tensors)} keys of {self.checkpoint.reference} fit no tensor of {base}",
-            facts={
-                "dialect": f"{self.reading.title} (score {self.reading.score:.2f}{rival})",
-                "first": f"{first}" + (f"  (+{len(homeless) - 1}, {named})" if len(homeless) > 1 else f"  ({named})"),
-                "why": "no dialect knows these keys" if strangers else f"the base has {kept} only",
-            },
-            fix="add `ignore: [GLOB]` to the adapter to drop them by rule" if strangers
-            else f"add `components: [{kept}]` to the adapter to drop them by rule, or give a model that has them",
-        )  # fmt: skip
 
-
-def _shown_shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{role} {list(shape)}" for role, shape in shapes.items())
+def _counted(reasons: "Collection[str] | Any") -> list[str]:
+    """Reasons why keys were left out, with how many: for those that no rule of the user asked for."""
+    return [f"{count} keys left out: {reason}" for reason, count in Counter(reasons).items()]

@@ -59,8 +59,12 @@ class Targets:
         if not stem:  # a parameter of its own, such as a position embedding
             stem, suffix = suffix, "weight"
         names = self._names.setdefault((tensor.component, layout), Names())
-        names.dotted[stem] = stem
-        names.joined[stem.replace(".", "_")] = stem
+        # Files differ in where a component's names begin: a text encoder's with or without `text_model.`
+        for before in self._prefixes.get(tensor.component, {}).get(layout, ("",)) or ("",):
+            if name.startswith(before):
+                alias = name.removeprefix(before).removesuffix(f".{suffix}")
+                names.dotted.setdefault(alias, stem)
+                names.joined.setdefault(alias.replace(".", "_"), stem)
         self._tensors.setdefault((tensor.component, layout, stem, _kind(suffix)), []).append(tensor)
 
     def _prefix(self, component: str, layout: str) -> str:
@@ -90,6 +94,8 @@ class Targets:
         tensor = found[0]  # one stored tensor of these tables never holds rows of two canonical ones
         stored = self._stored(tensor, place)
         pieces = sorted((piece for piece in tensor.pieces[place.layout] if piece.name == stored), key=lambda piece: piece.at)
+        if pieces[0].transposed:  # its rows are columns of ours, which spans of rows cannot say
+            return None
         spans = [Span(piece.at, piece.start, piece.rows) for piece in pieces]
         trailing = tensor.shape[1:] if pieces[0].trailing is None else pieces[0].trailing
         if place.parts is not None:
@@ -98,7 +104,7 @@ class Targets:
             first, last = tensor.segments[place.parts[0]].start, tensor.segments[place.parts[1]].stop
             spans = [Span(0, first, last - first)]
         shape = (sum(span.rows for span in spans), *trailing) if tensor.shape else ()
-        return Target(tensor.name, place.component, place.layout, stored, shape, tuple(spans))
+        return Target(tensor.name, place.component, place.layout, stored, shape, tuple(spans), place.parts)
 
     def _stored(self, tensor: Canonical, place: Place) -> str:
         before = self._prefix(place.component, place.layout)
@@ -120,7 +126,8 @@ def superset(table: Table, names: Iterable[str]) -> list[Canonical]:
     """
     largest = max((int(number) for name in names for number in re.findall(r"(?<![a-zA-Z])\d+", name)), default=0)
     dims = {symbol: 1 for row in table.rows for symbol in symbols_of(table, row)}
-    depths = dict.fromkeys(table.depth_stems, min(largest, 1000) + 1)
+    # One block more than is named: what the last of them lacks, all others have.
+    depths = dict.fromkeys(table.depth_stems, min(largest, 1000) + 2)
     counted = {symbol: depths[table.depth_of(row) or ""] for row in table.rows if (symbol := table.counted(row))}
     return table.expand(dims | depths | dict.fromkeys(table.flags, 1) | counted, table.components)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
+from fluxsmith.adapters.dialects.writing import Writing
+from fluxsmith.adapters.module import Module
 
 __all__ = ["MAIN", "Dialect", "Draft", "Key", "by_prefix", "default_settings", "split_role"]
 
@@ -19,10 +21,11 @@ MAIN = "main"
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key taken apart: `name` is the module's after the prefix, `role` the last part as it is written.
+    """A key taken apart: `name` is the module's after the prefix, `role` the last part, as some algorithm lists it.
 
     `parts` are the first and last named part (q, k, v, mlp) where the module is not the whole tensor, `layouts` are
-    those in which the name may be (none: any).
+    those in which the name may be (none: any). `label` is what the file calls the module, where that is not the key
+    without its role.
     """
 
     component: str
@@ -31,6 +34,7 @@ class Key:
     parts: tuple[int, int] | None = None
     joined: bool = False
     layouts: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class Dialect:
     family). `vocabulary` is how factors are called (lycoris: lora_down, peft: lora_A). `parse` takes a key apart, None
     where it is not of this dialect. `settings(draft, sidecar)` gives the numbers of a module, `scale` among them;
     `sidecar` is the metadata that came with the file. Raises ValueError where they cannot be.
+    `notice(module)` says what a user should know of a module, "" for nothing. `widens` are the modules (canonical, without
+    suffix) whose weight may have more columns than the base's, which is then widened with zeros.
+    `writing` says how it is written, None where it is only read.
     """
 
     name: str
@@ -65,6 +72,9 @@ class Dialect:
     vocabulary: str = "peft"
     parse: "Callable[[Dialect, str], Key | None]" = field(default=lambda dialect, key: by_prefix(dialect, key))
     settings: Callable[[Draft, Mapping[str, Any]], Mapping[str, float]] = field(default=lambda draft, sidecar: default_settings(draft))
+    notice: Callable[[Module], str] = field(default=lambda module: "")
+    widens: tuple[str, ...] = ()
+    writing: Writing | None = None
 
 
 def by_prefix(dialect: Dialect, key: str) -> Key | None:

@@ -1,0 +1,21 @@
+"""ComfyUI's names: `diffusion_model.` before those of either layout (ai-toolkit for FLUX.2 and Chroma, diffusion-pipe,
+OneTrainer's COMFY), `text_encoders.` before text encoders.
+
+The scale is alpha over rank where there is an alpha, else 1. A control adapter may widen `img_in`.
+"""
+
+from fluxsmith.adapters.dialects.base import MAIN, Dialect
+
+__all__ = ["COMFY"]
+
+COMFY = Dialect(
+    name="comfy",
+    title="ComfyUI, ai-toolkit (FLUX.2, Chroma), diffusion-pipe, OneTrainer COMFY",
+    prefixes={
+        MAIN: ("diffusion_model.",),
+        "clip_l": ("text_encoders.clip_l.transformer.", "text_encoders.clip_l."),
+        "clip_g": ("text_encoders.clip_g.transformer.", "text_encoders.clip_g."),
+        "t5": ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl."),
+    },
+    widens=("img_in",),
+)
