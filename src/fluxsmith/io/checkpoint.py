@@ -13,9 +13,17 @@ from fluxsmith.io.sniff import check_readable
 from fluxsmith.io.views import View
 
 __all__ = [
-    "ADAPTER_CONFIG", "ADAPTER_STEMS", "PARTS", "Checkpoint", "Folder", "LocalFolder", "Quantised", "WeightFile", "local_file",
-    "read_json", "read_local_header", "weight_map_of",
-]  # fmt: skip
+    "PARTS",
+    "Checkpoint",
+    "Folder",
+    "LocalFolder",
+    "Quantised",
+    "WeightFile",
+    "local_file",
+    "read_json",
+    "read_local_header",
+    "weight_map_of",
+]
 
 #: Folders of a diffusers pipeline that hold weights.
 PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3", "vae")

@@ -31,6 +31,7 @@ _STRING, _ARRAY = 8, 9
 _LONGEST = 100_000_000  # bytes of a header
 _STEP = 1 << 18
 _MOST_DIMS = 8
+_DEEPEST = 4  # arrays in arrays
 
 Read = Callable[[int, int], bytes]
 
@@ -146,19 +147,19 @@ class _Header:
     def _field(self) -> tuple[str, Any]:
         return self._text(), self._value(self._number("I"))
 
-    def _value(self, kind: int) -> Any:
+    def _value(self, kind: int, depth: int = 0) -> Any:
         if kind in _SCALARS:
             return self._number(_SCALARS[kind])
         if kind == _STRING:
             return self._text()
-        if kind != _ARRAY:
+        if kind != _ARRAY or depth > _DEEPEST:
             raise _bad(self._file, "file.bad-header", f"has metadata of a kind that GGUF does not have ({kind})")
         inner, count = self._number("I"), self._number("Q")
         if inner in _SCALARS:
             form = f"{count}{_SCALARS[inner]}" if count < _LONGEST else "Q"
             raw = self._take(count * struct.calcsize("<" + _SCALARS[inner]))
             return list(struct.unpack("<" + form, raw))
-        return [self._value(inner) for _ in range(count)]
+        return [self._value(inner, depth + 1) for _ in range(count)]
 
     def _tensor(self) -> _Tensor:
         name, dims = self._text(), self._number("I")

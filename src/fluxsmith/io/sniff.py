@@ -88,8 +88,8 @@ def explain_foreign(name: str, head: bytes, size: int) -> FileError | None:
     if head.startswith(b"GGUF"):
         return FileError(
             "file.gguf",
-            f"{name} is a GGUF file, which this version does not read",
+            f"{name} is a GGUF file, where a safetensors file is expected",
             facts=facts,
-            fix="use the bf16 safetensors file that it was made from",
+            fix="name the file itself instead of its folder; on the Hub it must end in .gguf",
         )
     return None
