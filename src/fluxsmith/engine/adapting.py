@@ -95,11 +95,11 @@ def _whole(space: Workspace, part: Part, slot: tuple[int, int], base: Tensor | N
 
 def _delta(space: Workspace, part: Part, slot: tuple[int, int], start: int, stop: int, weight: Tensor | None) -> Tensor:
     """Rows [start, stop) of a module's own delta, [rows, width] in fp32."""
-    algorithm = ALGORITHMS[part.algorithm]
+    algorithm, rows = ALGORITHMS[part.algorithm], Rows(start, stop, part.shape)
+    ranges = algorithm.ranges({role: view.shape for role, view in part.factors.items()}, part.settings, rows)
     factors: dict[str, Tensor] = {}
     for role, view in part.factors.items():
-        partial = role in algorithm.by_rows and (start, stop) != (0, part.shape[0])
-        view = view.rows(start, stop) if partial else view
+        view = view.rows(*ranges[role]) if role in ranges else view
         factors[role] = space.load((*slot, role), view, 0, view.count).reshape(view.shape)
-    made = algorithm.delta(factors, part.settings, Rows(start, stop, part.shape), weight)
+    made = algorithm.delta(factors, part.settings, rows, weight)
     return made.reshape(stop - start, -1)
