@@ -6,13 +6,15 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Mapping
+from typing import ClassVar
 
 import click
 
 from fluxsmith.errors import FluxsmithError, UsageError
 from fluxsmith.version import VERSION
 
-__all__ = ["COMMANDS", "cli", "main"]
+__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
 #: Command -> (module under fluxsmith.cli, what it does); the order is that of the help.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -29,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
     "apply": ("apply", "Bake adapters (LoRA and its kin) into a checkpoint."),
+    "adapter": ("adapter", "Inspect or convert adapters (LoRA, LoKr, DoRA, ...)."),
     "rebasin": ("rebasin", "Put one model's units in another's order, before they are merged."),
     "statistics": ("statistics", "Measure a model on examples, for Fisher and RegMean merges."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),
@@ -43,23 +46,25 @@ COMMANDS: dict[str, tuple[str, str]] = {
 class LazyGroup(click.Group):
     """A group that knows its commands' names and one-line helps without importing them."""
 
+    commands_by_name: ClassVar[Mapping[str, tuple[str, str]]] = COMMANDS
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(self.commands_by_name)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.commands_by_name:
             return None
-        return importlib.import_module(f"fluxsmith.cli.{COMMANDS[cmd_name][0]}").command
+        return importlib.import_module(f"fluxsmith.cli.{self.commands_by_name[cmd_name][0]}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (_, summary) in self.commands_by_name.items()])
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         from fluxsmith.errors import did_you_mean
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], list(COMMANDS))
+        if args and args[0] not in self.commands_by_name and not args[0].startswith("-"):
+            hint = did_you_mean(args[0], list(self.commands_by_name))
             ctx.fail(f"no such command `{args[0]}`" + (f"; {hint}" if hint else ""))
         return super().resolve_command(ctx, args)
 

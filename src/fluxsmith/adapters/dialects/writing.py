@@ -10,21 +10,11 @@ if TYPE_CHECKING:
     from fluxsmith.adapters.dialects.base import Dialect, Key
     from fluxsmith.layouts.table import Canonical
 
-__all__ = ["VOCABULARIES", "Scale", "Writing", "spell_by_prefix", "whole"]
+__all__ = ["Scale", "Writing", "spell_by_prefix", "whole"]
 
 #: Where the scale of a module goes: keys called alpha, the JSON in the file's header, adapter_config.json, or nowhere,
 #: so that it is multiplied into a factor.
 Scale = Literal["alpha", "header", "config", "nowhere"]
-
-_LYCORIS = {
-    "lora": {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight"},
-}
-_PEFT = {
-    "lora": {"down": "lora_A.weight", "up": "lora_B.weight"},
-}
-
-#: Vocabulary -> algorithm -> role -> the last part of its key. An algorithm that is not there has no name in it.
-VOCABULARIES: Mapping[str, Mapping[str, Mapping[str, str]]] = {"lycoris": _LYCORIS, "peft": _PEFT}
 
 
 def spell_by_prefix(dialect: Dialect, key: Key) -> str:

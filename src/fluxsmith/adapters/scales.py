@@ -1,0 +1,90 @@
+"""Where a module's scale goes when it is written, so that whoever reads the file multiplies by exactly that.
+
+The dialect's own reading decides: a number is written only where `Dialect.settings` gives the scale back from it; in
+every other case the scale is multiplied into a factor, in fp32 where the factor's type cannot hold the product.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fluxsmith.adapters.dialects import Dialect, Draft
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fluxsmith.adapters.tensors import ModuleTensors
+
+__all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly"]
+
+#: By which factor a delta is linear, per algorithm: that one takes the scale.
+_LINEAR = {"lora": "up"}
+
+_CLOSE = 1e-7
+
+
+def numbered(module: ModuleTensors, dialect: Dialect, name: str) -> tuple[ModuleTensors, dict[str, float]]:
+    """The module as it is written, and its numbers by the last part of their keys."""
+    writing = dialect.writing
+    assert writing is not None
+    alpha = alpha_of(module)
+    if writing.scale == "alpha":
+        numbers = _numbers(module, alpha)
+        if _reads_back(module, dialect, name, numbers):
+            return module, numbers
+        folded = fold_scale(module)
+        numbers = _numbers(folded, alpha_of(folded))
+        return folded, numbers
+    if writing.scale == "nowhere":
+        return fold_scale(module), {}
+    return module, {}
+
+
+def alpha_of(module: ModuleTensors) -> float | None:
+    """The alpha that means the module's scale; None where its algorithm has no rank to divide it by."""
+    rank = module.rules.rank(module.shapes)
+    if rank is None:
+        return None
+    stored, scale = module.settings.get("alpha"), module.settings.get("scale", 1.0)
+    if stored and math.isclose(module.rules.scale(stored, rank, module.shapes), scale, rel_tol=_CLOSE):
+        return stored
+    return scale * rank
+
+
+def _numbers(module: ModuleTensors, alpha: float | None) -> dict[str, float]:
+    found = {last: module.settings[setting] for last, setting in module.rules.numbers.items() if setting in module.settings}
+    return found if alpha is None else {**found, "alpha": alpha}
+
+
+def _reads_back(module: ModuleTensors, dialect: Dialect, name: str, numbers: Mapping[str, float]) -> bool:
+    """Whether a reader of the dialect finds the scale again in what is to be written."""
+    stored = {module.rules.numbers[last]: _single(value) for last, value in numbers.items()}
+    found = dialect.settings(Draft(name, module.algorithm, module.shapes, stored), {})
+    return math.isclose(found.get("scale", 1.0), module.settings.get("scale", 1.0), rel_tol=_CLOSE)
+
+
+def _single(value: float) -> float:
+    """The value after it was stored in four bytes."""
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def fold_scale(module: ModuleTensors) -> ModuleTensors:
+    """The same delta with scale 1: the scale is in a factor."""
+    scale = module.settings.get("scale", 1.0)
+    settings = {name: value for name, value in module.settings.items() if name != "alpha"}
+    if scale == 1:
+        return replace(module, settings=settings)
+    role = _LINEAR[module.algorithm]
+    factors = {**module.factors, role: scaled_exactly(module.factors[role], scale)}
+    return replace(module, factors=factors, settings={**settings, "scale": 1.0})
+
+
+def scaled_exactly(tensor: Tensor, scale: float) -> Tensor:
+    """The product in the tensor's own type where that holds it exactly (powers of two), else in fp32."""
+    product = tensor.float() * scale
+    rounded = product.to(tensor.dtype)
+    return rounded if bool((rounded.float() == product).all()) else product

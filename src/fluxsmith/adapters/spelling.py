@@ -1,0 +1,116 @@
+"""What a module is called in a dialect: the names of detection, in the other direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from fluxsmith.adapters.algorithms import ALGORITHMS
+from fluxsmith.adapters.dialects import MAIN, Dialect, Key
+from fluxsmith.adapters.dialects.writing import Writing
+from fluxsmith.errors import IncompatibleError
+from fluxsmith.layouts import table_of
+
+if TYPE_CHECKING:
+    from fluxsmith.adapters.module import Target
+    from fluxsmith.adapters.tensors import ModuleTensors
+
+__all__ = ["Speller", "stem_of", "words_of"]
+
+
+class Speller:
+    """The keys of modules in one dialect, for one family."""
+
+    def __init__(self, dialect: Dialect, family: str) -> None:
+        if dialect.writing is None:
+            raise IncompatibleError(
+                "adapter.not-writable", f"adapters are read in the dialect {dialect.name}, but not written", fix="fluxsmith list dialects"
+            )
+        self.dialect, self.writing = dialect, dialect.writing
+        self.table = table_of(family)
+
+    def keys(self, module: ModuleTensors) -> tuple[str, dict[str, str]]:
+        """The module's name as the dialect's own programs call it, and the key of every factor by role.
+
+        Raises IncompatibleError where the dialect has no words for the algorithm, or for what it changes.
+        """
+        words = self._words(module)
+        missing = [role for role in module.factors if role not in words]
+        if missing:
+            raise _no_words(self.dialect, module, f"its factor `{missing[0]}`")
+        keys = {role: self._key(module.target, words[role]) for role in module.factors}
+        return self.name(module.target), keys
+
+    def number_key(self, module: ModuleTensors, last: str) -> str:
+        """The key of a number (alpha) of a module."""
+        return self._key(module.target, last)
+
+    def name(self, target: Target) -> str:
+        """The module's dotted name, without prefix."""
+        return stem_of(target, self.table.prefixes if self.table else {})
+
+    def _key(self, target: Target, last: str) -> str:
+        component = self._component(target.component)
+        if component not in self.dialect.prefixes:
+            raise IncompatibleError(
+                "adapter.component",
+                f"the dialect {self.dialect.name} has no names for {target.component}",
+                facts={"tensor": target.tensor, "has": ", ".join(self.dialect.prefixes)},
+                fix=f"leave it out with --components {self.main}",
+            )
+        return self.writing.spell(self.dialect, Key(component, self.name(target), last, target.parts, self.dialect.joined))
+
+    @property
+    def main(self) -> str:
+        """The component that gives the family its name."""
+        return self.table.components[0] if self.table else "transformer"
+
+    def _component(self, name: str) -> str:
+        return MAIN if self.table is None or name == self.main else name
+
+    def _words(self, module: ModuleTensors) -> Mapping[str, str]:
+        """Role -> last part of its key."""
+        if module.algorithm not in self.writing.algorithms:
+            raise _cannot_hold(self.dialect, self.writing, module)
+        words = words_of(self.dialect.vocabulary, module)
+        if words is None:
+            raise _no_words(self.dialect, module, "the algorithm")
+        return words
+
+
+def words_of(vocabulary: str, module: ModuleTensors) -> Mapping[str, str] | None:
+    """Role -> last part of its key in a vocabulary, None where that has none. A bias has words of its own."""
+    words = module.rules.stored.get(vocabulary)
+    if words is None or not module.target.stored.endswith(".bias"):
+        return words
+    peft = ("lora_", "ia3_")  # PEFT's own words begin so; LyCORIS calls a bias diff_b
+    found = {role: last for last, role in module.rules.biases.items() if last.startswith(peft) == (vocabulary == "peft")}
+    return found or None
+
+
+def stem_of(target: Target, prefixes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> str:
+    """The name of a target without what stands before its component's names and without `.weight`."""
+    before = prefixes.get(target.component, {}).get(target.layout, ())
+    known = [p for p in before if target.stored.startswith(p)]
+    name = target.stored.removeprefix(min(known, key=len, default=""))
+    return name.rpartition(".")[0] or name
+
+
+def _cannot_hold(dialect: Dialect, writing: Writing, module: ModuleTensors) -> IncompatibleError:
+    held = [ALGORITHMS[name].title if name in ALGORITHMS else name for name in writing.algorithms]
+    ways = [way for way in ("diff", "lora") if way in writing.algorithms]
+    return IncompatibleError(
+        "adapter.algorithm",
+        f"{dialect.title} cannot hold {module.rules.title}, which `{module.target.tensor}` has",
+        facts={"dialect": dialect.name, "holds": ", ".join(held)},
+        fix=" or ".join(f"--as {way}" + (" --rank R" if way == "lora" else "") for way in ways) or "choose another dialect",
+    )
+
+
+def _no_words(dialect: Dialect, module: ModuleTensors, what: str) -> IncompatibleError:
+    return IncompatibleError(
+        "adapter.algorithm",
+        f"the dialect {dialect.name} has no name for {what} of {module.rules.title} at `{module.target.tensor}`",
+        facts={"dialect": dialect.name},
+        fix="choose another dialect, or --as diff",
+    )
