@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from fluxsmith.adapters import Adapter
 from fluxsmith.adapters.algorithms import ALGORITHMS, Rows
+from fluxsmith.adapters.opening import open_adapter
 from fluxsmith.io.opening import open_checkpoint
+from fluxsmith.layouts import Bound
 
 __all__ = [
     "DEPTHS",
@@ -33,6 +35,7 @@ __all__ = [
     "deltas_of",
     "factors",
     "lycoris",
+    "opened",
     "saved",
     "split_stems",
 ]
@@ -54,6 +57,15 @@ class Container:
         """Add a delta to rows [at, at + rows) of a canonical tensor of `shape`."""
         whole = self.deltas.setdefault(tensor, torch.zeros(shape))
         whole[at : at + len(delta)] += delta.float()
+
+
+def opened(container: Container, folder: Path, base: Bound | None) -> Adapter:
+    """The container as an opened adapter, of whose keys each is in a module or has a reason."""
+    adapter = open_adapter(open_checkpoint(saved(container, folder / "adapter.safetensors")), base=base)
+    used = {key for module in adapter.modules for key in module.sources}
+    assert used | set(adapter.dropped) == set(container.tensors)
+    assert not used & set(adapter.dropped)
+    return adapter
 
 
 def saved(container: Container, file: Path) -> Path:
@@ -213,10 +225,11 @@ def bfl_tree(weights: Mapping[str, Tensor]) -> nn.Module:
     for name, weight in weights.items():
         if name.endswith(".weight") and weight.ndim == 2:
             path = name.removesuffix(".weight").split(".")
-            leaf = nn.Linear(weight.shape[1], weight.shape[0], bias=f"{'.'.join(path)}.bias" in weights)
+            bias = weights.get(f"{'.'.join(path)}.bias")
+            leaf = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
             leaf.weight.data = weight.float()
-            if leaf.bias is not None:
-                leaf.bias.data = weights[f"{'.'.join(path)}.bias"].float()
+            if bias is not None:
+                leaf.bias.data = bias.float()
             _put(root, path, leaf)
     return root
 
