@@ -9,6 +9,7 @@ from pathlib import Path
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect
 from fluxsmith.adapters.harmless import harmless_names
+from fluxsmith.adapters.sidecars import Sidecar
 from fluxsmith.adapters.targets import Place, Targets, superset
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.io.opening import open_checkpoint
@@ -59,7 +60,7 @@ class Reading:
 
 def looks_like_adapter(keys: Iterable[str]) -> bool:
     """Whether a file holds factors of adapters, told by the last parts of its keys."""
-    roles = tuple("." + role for a in ALGORITHMS.values() for role in a.roles if role not in ("weight",))
+    roles = tuple("." + role for a in ALGORITHMS.values() for role in a.roles if role not in ("weight", "scale"))
     return any(key.endswith(roles) for key in keys)
 
 
@@ -74,8 +75,13 @@ def is_local_adapter(reference: str) -> bool:
         return False
 
 
-def readings(keys: Iterable[str], tables: Iterable[Table], structural: Mapping[str, Canonical] | None = None) -> list[Reading]:
-    """All readings of a file that explain something, best first; `structural` are the tensors of a base without a table."""
+def readings(
+    keys: Iterable[str], tables: Iterable[Table], structural: Mapping[str, Canonical] | None = None, sidecar: Sidecar | None = None
+) -> list[Reading]:
+    """All readings of a file that explain something, best first; `structural` are the tensors of a base without a table.
+
+    Of readings that explain as much those go first whose program the sidecar names.
+    """
     keys = list(keys)
     found: list[Reading] = []
     for table in tables:
@@ -85,7 +91,7 @@ def readings(keys: Iterable[str], tables: Iterable[Table], structural: Mapping[s
         targets = Targets(structural.values())
         found += [_read(dialect, None, targets, keys) for dialect in DIALECTS.values()]
     order = list(DIALECTS.values())
-    return sorted((r for r in found if r.keys), key=lambda r: (-len(r.keys), order.index(r.dialect)))
+    return sorted((r for r in found if r.keys), key=lambda r: (-len(r.keys), not r.dialect.claims(sidecar or {}), order.index(r.dialect)))
 
 
 def _for(table: Table) -> list[Dialect]:

@@ -8,11 +8,12 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fluxsmith.adapters import refusals
-from fluxsmith.adapters.algorithms import ALGORITHMS
+from fluxsmith.adapters.algorithms import ALGORITHMS, find_algorithm
 from fluxsmith.adapters.detection import ENOUGH, Read, Reading, readings
 from fluxsmith.adapters.dialects import Draft
 from fluxsmith.adapters.harmless import harmless_names, zero_modules
 from fluxsmith.adapters.module import Adapter, Module, Target
+from fluxsmith.adapters.sidecars import Sidecar, SidecarError, read_sidecar
 from fluxsmith.adapters.targets import Place, Targets, solve_partial, superset
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
@@ -26,24 +27,30 @@ Members = dict[str, Read]
 
 
 def open_adapter(
-    checkpoint: Checkpoint, *, base: Bound | None = None, components: Collection[str] = (), ignore: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    *,
+    base: Bound | None = None,
+    components: Collection[str] = (),
+    ignore: Sequence[str] = (),
+    alpha: float | None = None,
 ) -> Adapter:
     """The modules of an adapter; only headers and small numbers are read (and the values of modules that have no home).
 
     `base` is the model that it is for; without one the family and its widths are told by the adapter itself.
     `components` limits it to some by rule (none: all of which the base has must be used), `ignore` are globs of keys
-    that are left out by rule.
+    that are left out by rule. `alpha` is that of modules for which neither the file nor what is beside it says one.
     Raises IncompatibleError where a key has no meaning, a shape does not fit, or a number cannot be.
     """
     ignored = {key: f"ignore: {glob}" for key in checkpoint.tensors for glob in ignore if fnmatchcase(key, glob)}
     keys = [key for key in checkpoint.tensors if key not in ignored]
     table = table_of(base.family) if base is not None else None
     tables = (table,) if table else () if base is not None else known_tables()
-    found = readings(keys, tables, base.spec if base is not None and table is None else None)
+    sidecar = read_sidecar(checkpoint)
+    found = readings(keys, tables, base.spec if base is not None and table is None else None, sidecar)
     best = _choose(checkpoint, keys, found, base)
     # Without a base the names of one block fit several families: the first is meant that the shapes fit, too.
     alike = [other for other in found if other.dialect is best.dialect and len(other.keys) == len(best.keys)]
-    openers = [_Opener(checkpoint, reading, base, tuple(components), ignored, found) for reading in alike]
+    openers = [_Opener(checkpoint, reading, base, tuple(components), ignored, found, sidecar, alpha) for reading in alike]
     return _first_to_open(openers)
 
 
@@ -92,6 +99,8 @@ class _Opener:
     components: tuple[str, ...]
     ignored: Mapping[str, str]
     found: Sequence[Reading]
+    sidecar: Sidecar
+    alpha: float | None
     widens: dict[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
 
     def open(self) -> Adapter:
@@ -122,7 +131,7 @@ class _Opener:
         rivals = {other.title: round(other.score, 4) for other in self.found[:5] if other is not reading}
         notes = (*_counted(reason for key, reason in dropped.items() if key in homeless), *self._notices(modules))
         return Adapter(
-            self.checkpoint, reading.dialect.name, family, reading.score, tuple(modules), dropped, notes, rivals, {}, self.widens
+            self.checkpoint, reading.dialect.name, family, reading.score, tuple(modules), dropped, notes, rivals, self.sidecar, self.widens
         )  # fmt: skip
 
     @property
@@ -136,12 +145,15 @@ class _Opener:
         return named | zero_modules(self.checkpoint.tensors, [key for key in homeless if key not in named])
 
     def _notices(self, modules: Sequence[Module]) -> list[str]:
+        remark = self.reading.dialect.remark(modules, self.sidecar)
         said = [(module.name, self.reading.dialect.notice(module)) for module in modules]
         names: dict[str, list[str]] = {}
         for name, text in said:
             if text:
                 names.setdefault(text, []).append(name)
-        return [f"{text}: {found[0]}" + (f" (+{len(found) - 1})" if len(found) > 1 else "") for text, found in names.items()]
+        return [remark] * bool(remark) + [
+            f"{text}: {found[0]}" + (f" (+{len(found) - 1})" if len(found) > 1 else "") for text, found in names.items()
+        ]
 
     def _drafts(self) -> dict[Place, tuple[Draft, Members]]:
         """The modules before their numbers are understood, with their keys; biases after their weights."""
@@ -171,16 +183,17 @@ class _Opener:
     def _draft(self, members: Members, bias: bool, partner: Draft | None) -> Draft:
         roles = {read.role for read in members.values()}
         name = next(iter(members.values())).name
-        fitting = [a for a in ALGORITHMS.values() if roles <= {*(a.biases if bias else a.roles), *a.numbers}]
-        if not fitting:
+        algorithm = find_algorithm({read.role: self.checkpoint.tensors[key].shape for key, read in members.items()}, bias=bias)
+        if algorithm is None:
             raise refusals.unknown_module(self._file, name, list(members), roles)
-        algorithm = fitting[0]
         stored = algorithm.biases if bias else algorithm.roles
         meant = Counter({**stored, **algorithm.numbers}[read.role] for read in members.values())
         if max(meant.values()) > 1:
             raise refusals.duplicate_key(self._file, name, list(members))
         shapes = {stored[r.role]: self.checkpoint.tensors[key].shape for key, r in members.items() if r.role in stored}
         numbers = {algorithm.numbers[r.role]: self._number(key) for key, r in members.items() if r.role not in stored}
+        if self.alpha is not None and algorithm.rank(shapes):
+            numbers.setdefault("alpha", self.alpha)
         return Draft(name, algorithm.name, shapes, numbers, partner)
 
     def _number(self, key: str) -> float:
@@ -250,24 +263,22 @@ class _Opener:
 
     def _check_shape(self, draft: Draft, target: Target) -> None:
         shape = self._shape(draft)
-        flat = len(shape) == 2 and all(side == 1 for side in target.shape[2:])  # a 1x1 convolution as a matrix
-        wanted = target.shape[:2] if flat else target.shape
+        flat = len(shape) == 2 and len(target.shape) > 2  # a convolution as a matrix
+        wanted = (target.shape[0], math.prod(target.shape[1:])) if flat else target.shape
         fits = len(shape) == len(wanted) and all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
         if not fits and not (len(shape) > 2 and all(side == 1 for side in shape[2:]) and shape[:2] == target.shape):
             raise refusals.wrong_width(self._file, draft, target, shape)
 
     def _settings(self, draft: Draft) -> Mapping[str, float]:
         try:
-            settings = self.reading.dialect.settings(draft, self._sidecar)
+            settings = self.reading.dialect.settings(draft, self.sidecar)
             if not all(math.isfinite(value) for value in settings.values()):
                 raise ValueError(", ".join(f"{name} {value}" for name, value in {**draft.numbers, **settings}.items()))
+        except SidecarError as error:
+            raise error.of(self._file, draft.name) from None
         except ValueError as error:
             raise refusals.not_finite(self._file, draft, error) from None
         return settings
-
-    @property
-    def _sidecar(self) -> Mapping[str, Any]:
-        return {}
 
 
 def _counted(reasons: "Collection[str] | Any") -> list[str]:

@@ -5,13 +5,14 @@ part that says which factor it is (`lora_down.weight`: see `Algorithm.roles`). M
 prefixes; the others bring a function of their own.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import isfinite
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.module import Module
+from fluxsmith.adapters.sidecars import Sidecar
 
 __all__ = ["MAIN", "Dialect", "Draft", "Key", "by_prefix", "default_settings", "split_role"]
 
@@ -57,8 +58,10 @@ class Dialect:
     `joined` says that names have `_` in place of `.`; `layouts` are those whose names are used (none: any of the
     family). `vocabulary` is how factors are called (lycoris: lora_down, peft: lora_A). `parse` takes a key apart, None
     where it is not of this dialect. `settings(draft, sidecar)` gives the numbers of a module, `scale` among them;
-    `sidecar` is the metadata that came with the file. Raises ValueError where they cannot be.
-    `notice(module)` says what a user should know of a module, "" for nothing. `widens` are the modules (canonical, without
+    `sidecar` is the metadata that came with the file. Raises ValueError where they cannot be, SidecarError where that
+    is the sidecar's fault. `claims(sidecar)` says that the file names this dialect's program: then it goes before others
+    that read the keys alike. `notice(module)` says what a user should know of a module, "" for nothing, `remark` the
+    same of all modules with their sidecar. `widens` are the modules (canonical, without
     suffix) whose weight may have more columns than the base's, which is then widened with zeros.
     `writing` says how it is written, None where it is only read.
     """
@@ -71,8 +74,10 @@ class Dialect:
     families: tuple[str, ...] = ()
     vocabulary: str = "peft"
     parse: "Callable[[Dialect, str], Key | None]" = field(default=lambda dialect, key: by_prefix(dialect, key))
-    settings: Callable[[Draft, Mapping[str, Any]], Mapping[str, float]] = field(default=lambda draft, sidecar: default_settings(draft))
+    settings: Callable[[Draft, Sidecar], Mapping[str, float]] = field(default=lambda draft, sidecar: default_settings(draft))
+    claims: Callable[[Sidecar], bool] = field(default=lambda sidecar: False)
     notice: Callable[[Module], str] = field(default=lambda module: "")
+    remark: Callable[[Sequence[Module], Sidecar], str] = field(default=lambda modules, sidecar: "")
     widens: tuple[str, ...] = ()
     writing: Writing | None = None
 
@@ -98,13 +103,16 @@ def split_role(text: str) -> tuple[str, str]:
 def default_settings(draft: Draft) -> dict[str, float]:
     """The numbers as kohya's and LyCORIS' files mean them: alpha over rank, 1 where there is no alpha.
 
-    A bias has the scale of its weight. Raises ValueError for an alpha that is no number.
+    The bias of a LoRA has the scale of its weight; a difference beside a LoRA has none. Raises ValueError for an alpha that
+    is no number.
     """
-    of = draft.partner or draft
+    of = draft.partner if draft.partner is not None and draft.partner.algorithm == draft.algorithm else draft
     algorithm = ALGORITHMS[of.algorithm]
     rank = algorithm.rank(of.shapes)
     alpha = of.numbers.get("alpha") or float(rank or 1)
-    return {**draft.numbers, "scale": algorithm.scale(alpha, rank, of.shapes)}
+    scale = algorithm.scale(alpha, rank, of.shapes)
+    # Beside whole matrices alpha means nothing, and may be infinite.
+    return {**{name: value for name, value in draft.numbers.items() if name != "alpha" or isfinite(value)}, "scale": scale}
 
 
 _ROLES = sorted(

@@ -6,6 +6,7 @@ with zeros. The scale is 1.
 """
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key, by_prefix
+from fluxsmith.adapters.dialects.writing import Writing
 
 __all__ = ["BFL_CONTROL"]
 
@@ -27,4 +28,5 @@ BFL_CONTROL = Dialect(
     families=("flux1",),
     parse=_parse,
     widens=("img_in",),
+    writing=Writing("original", ("lora", "replace"), "nowhere"),
 )

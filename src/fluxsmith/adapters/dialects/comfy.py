@@ -5,6 +5,7 @@ The scale is alpha over rank where there is an alpha, else 1. A control adapter 
 """
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect
+from fluxsmith.adapters.dialects.writing import Writing
 
 __all__ = ["COMFY"]
 
@@ -18,4 +19,5 @@ COMFY = Dialect(
         "t5": ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl."),
     },
     widens=("img_in",),
+    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "glora")),
 )

@@ -7,6 +7,7 @@ Stable Diffusion 3 `lora_te2_` is CLIP-G and `lora_te3_` T5, so the module's nam
 from dataclasses import replace
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key, by_prefix
+from fluxsmith.adapters.dialects.writing import Writing
 
 __all__ = ["ONETRAINER"]
 
@@ -27,4 +28,5 @@ ONETRAINER = Dialect(
     layouts=("diffusers",),
     vocabulary="lycoris",
     parse=_parse,
+    writing=Writing("diffusers", ("lora", "dora", "loha", "oft")),
 )

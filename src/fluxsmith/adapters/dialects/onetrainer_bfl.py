@@ -8,6 +8,8 @@ import re
 from dataclasses import replace
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key, by_prefix
+from fluxsmith.adapters.dialects.writing import Writing, spell_by_prefix
+from fluxsmith.layouts.table import Canonical
 
 __all__ = ["ONETRAINER_BFL"]
 
@@ -25,6 +27,15 @@ def _parse(dialect: Dialect, key: str) -> Key | None:
     return replace(parsed, name="img_in", label=label) if parsed.name == "img_in.proj" else parsed
 
 
+def _divide(tensor: Canonical) -> tuple[tuple[int, int] | None, ...]:
+    return tuple((i, i) for i in range(len(tensor.segments))) or (None,)
+
+
+def _spell(dialect: Dialect, key: Key) -> str:
+    name = f"{key.name}.{key.parts[0]}" if key.parts else f"{key.name}.proj" if key.name == "img_in" else key.name
+    return spell_by_prefix(dialect, replace(key, name=name))
+
+
 ONETRAINER_BFL = Dialect(
     name="onetrainer-bfl",
     title="OneTrainer, BFL names with split parts",
@@ -33,4 +44,5 @@ ONETRAINER_BFL = Dialect(
     families=("flux1", "chroma"),
     vocabulary="lycoris",
     parse=_parse,
+    writing=Writing("original", ("lora", "dora"), spell=_spell, divide=_divide),
 )

@@ -4,6 +4,7 @@ The scale is alpha over rank where there is an alpha, else 1.
 """
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect
+from fluxsmith.adapters.dialects.writing import Writing
 
 __all__ = ["ORIGINAL"]
 
@@ -12,4 +13,5 @@ ORIGINAL = Dialect(
     title="original names without a prefix (OneTrainer ORIGINAL)",
     prefixes={MAIN: ("",)},
     layouts=("bfl", "ldm", "sgm", "original"),
+    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff")),
 )

@@ -7,6 +7,8 @@ There is no alpha: the scale is 1.
 import re
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key
+from fluxsmith.adapters.dialects.writing import Writing
+from fluxsmith.layouts.table import Canonical
 
 __all__ = ["XLABS"]
 
@@ -27,6 +29,20 @@ def _parse(dialect: Dialect, key: str) -> Key | None:
     return Key(MAIN, name, f"lora_{factor}.weight", parts, False, dialect.layouts, key.removesuffix(f".{factor}.weight"))
 
 
+def _divide(tensor: Canonical) -> tuple[tuple[int, int] | None, ...]:
+    """Of linear1 the rows of q, k and v."""
+    return ((0, 2) if tensor.name.endswith("linear1.weight") else None,)
+
+
+def _spell(dialect: Dialect, key: Key) -> str:
+    """The inverse of _parse: `lora_A.weight` is `down`."""
+    kind, number, *rest = key.name.split(".")
+    stream = "" if kind == "single_blocks" else "1" if rest[0] == "img_attn" else "2"
+    which = {"linear1": "qkv", "linear2": "proj"}.get(rest[-1], rest[-1])
+    factor = {"lora_A.weight": "down", "lora_B.weight": "up"}[key.role]
+    return f"{kind}.{number}.processor.{which}_lora{stream}.{factor}.weight"
+
+
 XLABS = Dialect(
     name="xlabs",
     title="XLabs x-flux",
@@ -34,4 +50,8 @@ XLABS = Dialect(
     layouts=("bfl",),
     families=("flux1",),
     parse=_parse,
-)
+    writing=Writing(
+        "original", ("lora",), "nowhere", _spell, _divide,
+        only=r"^double_blocks\.\d+\.\w+_attn\.(qkv|proj)\.weight$|^single_blocks\.\d+\.linear[12]\.weight$",
+    ),
+)  # fmt: skip
