@@ -2,6 +2,11 @@
 
 dW = scale * up @ down          up [out, r], down [r, in * kernel]
 dW = scale * up @ (mid x down)  with a Tucker core mid [r, r, *kernel], down [r, in]
+dW = scale * (up @ down + S)    with the largest of what the product leaves, sparse: LyCORIS' extraction calls it bias, but
+                                it is of the weight, [out, in * kernel] as coordinates [2, n] and values [n]
+db = scale * up                 up [out] alone: the bias of `lora_B`
+
+rsLoRA (arXiv:2312.03732) is another scale, alpha / sqrt(r), which the dialect knows.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.algorithms.base import Algorithm, Rows, Shapes
+from fluxsmith.adapters.algorithms.base import Algorithm, Rows, Settings, Shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,33 +23,72 @@ if TYPE_CHECKING:
 __all__ = ["LORA"]
 
 
-def _delta(factors: Mapping[str, Tensor], settings: Mapping[str, float], rows: Rows, weight: Tensor | None) -> Tensor:
+def _delta(factors: Mapping[str, Tensor], settings: Settings, rows: Rows, weight: Tensor | None) -> Tensor:
     import torch
 
-    up, down = factors["up"].flatten(1), factors["down"]
-    if "mid" in factors:  # dW[o, i, k...] = sum_{p, q} up[o, p] mid[p, q, k...] down[q, i]
-        down = torch.einsum("pq...,qi->pi...", factors["mid"], down.flatten(1))
-    return (up @ down.flatten(1)).mul_(settings["scale"]).reshape(rows.count, *rows.shape[1:])
+    up = factors["up"].flatten(1) if "down" in factors else factors["up"]
+    if "down" in factors:
+        down = factors["down"]
+        if "mid" in factors:  # dW[o, i, k...] = sum_{p, q} up[o, p] mid[p, q, k...] down[q, i]
+            down = torch.einsum("pq...,qi->pi...", factors["mid"], down.flatten(1))
+        up = up @ down.flatten(1)
+        if "sparse_values" in factors:
+            _add_sparse(up, factors, rows)
+    return (up * settings["scale"] if up is factors["up"] else up.mul_(settings["scale"])).reshape(rows.count, *rows.shape[1:])
+
+
+def _add_sparse(delta: Tensor, factors: Mapping[str, Tensor], rows: Rows) -> None:
+    """Add the values whose row is among `rows` to a delta [rows, in * kernel]."""
+    row, column = factors["sparse_indices"].long()
+    mine = (row >= rows.start) & (row < rows.stop)
+    delta.index_put_((row[mine] - rows.start, column[mine]), factors["sparse_values"].flatten()[mine], accumulate=True)
 
 
 def _shape(shapes: Shapes) -> tuple[int | None, ...]:
-    up, down = shapes["up"], shapes["down"]
-    if up[1] != down[0] or prod(up[2:]) != 1:
-        raise ValueError(f"up {list(up)} and down {list(down)} have different ranks")
-    return (up[0], down[1], *(shapes["mid"][2:] if "mid" in shapes else down[2:]))
+    up = shapes["up"]
+    if "down" not in shapes and len(up) == 1:
+        return up
+    down, mid = shapes["down"], shapes.get("mid")
+    if len(up) < 2 or len(down) < 2 or prod(up[2:]) != 1:
+        raise ValueError(f"up {list(up)} and down {list(down)} are no matrices")
+    inner = mid[:2] if mid is not None else (up[1], down[0])
+    if mid is not None and prod(down[2:]) != 1:
+        raise ValueError(f"mid {list(mid)} has the kernel, but down {list(down)} has one, too")
+    if (up[1], down[0]) != inner or (mid is None and up[1] != down[0]):
+        raise ValueError(f"up {list(up)} and down {list(down)} have different ranks" + (f" than mid {list(mid)}" if mid else ""))
+    _check_sparse(shapes)
+    return (up[0], down[1], *(mid[2:] if mid is not None else down[2:]))
+
+
+def _check_sparse(shapes: Shapes) -> None:
+    found = [role for role in ("sparse_indices", "sparse_values", "sparse_size") if role in shapes]
+    if not found:
+        return
+    indices, values = shapes["sparse_indices"], shapes["sparse_values"]
+    if len(indices) != 2 or indices[0] != 2 or indices[1] != prod(values):
+        raise ValueError(f"sparse coordinates {list(indices)} do not go with values {list(values)}")
+
+
+def _by_rows(shapes: Shapes, settings: Settings) -> frozenset[str] | None:
+    return None if "sparse_values" in shapes else frozenset({"up"})
 
 
 LORA = Algorithm(
     name="lora",
     title="LoRA, LoCon",
     paper="arXiv:2106.09685",
-    roles={
-        "lora_down.weight": "down", "lora_up.weight": "up", "lora_mid.weight": "mid",
-        "lora_A.weight": "down", "lora_B.weight": "up",
-        "lora.down.weight": "down", "lora.up.weight": "up",
+    stored={
+        "lycoris": {
+            "down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight",
+            "sparse_indices": "bias_indices", "sparse_values": "bias_values", "sparse_size": "bias_size",
+        },
+        "peft": {"down": "lora_A.weight", "up": "lora_B.weight"},
     },
+    aliases={"lora.down.weight": "down", "lora.up.weight": "up"},
+    biases={"lora_B.bias": "up"},
     delta=_delta,
     shape=_shape,
-    by_rows=frozenset({"up"}),
-    rank=lambda shapes: shapes["down"][0],
+    by_rows=_by_rows,
+    tiles=lambda shapes, rows: {"up": (rows.start, rows.stop)},
+    rank=lambda shapes: shapes["down"][0] if "down" in shapes else None,
 )  # fmt: skip
