@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -174,3 +175,22 @@ def test_a_delta_alone_is_no_result(base: dict[str, Tensor], tmp_path: Path) -> 
     lora(tmp_path / "style.safetensors", base)
     with pytest.raises(RecipeError, match="delta"):
         fs.plan(fs.adapter(str(tmp_path / "style.safetensors")))
+
+
+def test_a_control_adapter_widens_the_base(tiny: TinyCheckpoints, base: dict[str, Tensor], tmp_path: Path) -> None:
+    """BFL's control adapters: columns of zeros are added to img_in before the delta, norm scales are replaced."""
+    rows, columns = base["img_in.weight"].shape
+    down, up, bias = torch.randn(RANK, 2 * columns), torch.randn(rows, RANK), torch.randn(rows)
+    norm = "double_blocks.0.img_attn.norm.query_norm.scale"
+    scale = torch.randn_like(base[norm])
+    stored = {"img_in.lora_A.weight": down, "img_in.lora_B.weight": up, "img_in.lora_B.bias": bias, norm: scale}
+    save_file(stored, tmp_path / "control.safetensors")
+    wish = fs.model(str(tiny.a), name="base") + 0.5 * fs.adapter(str(tmp_path / "control.safetensors"))
+    found = run(wish)
+    padded = torch.cat([base["img_in.weight"], torch.zeros(rows, columns)], dim=1)
+    torch.testing.assert_close(found["img_in.weight"], padded + 0.5 * up @ down, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found["img_in.bias"], base["img_in.bias"] + 0.5 * bias)
+    torch.testing.assert_close(found[norm], torch.lerp(base[norm], scale, 0.5))
+    fs.merge(wish, tmp_path / "wide", layout="diffusers")
+    model = FluxTransformer2DModel.from_pretrained(tmp_path / "wide")
+    assert model.config["in_channels"] == 2 * columns and model.config["out_channels"] == columns

@@ -13,10 +13,10 @@ from fluxsmith.engine.plan import Adapt, Input, Job, Part, Plan
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.references import open_reference
-from fluxsmith.layouts import Bound
+from fluxsmith.layouts import Bound, table_of
 from fluxsmith.recipes.expressions import Adapter
 
-__all__ = ["BoundAdapter", "adapter_inputs", "bind_adapters", "check_adapters"]
+__all__ = ["BoundAdapter", "adapter_inputs", "bind_adapters", "check_adapters", "widened"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,31 @@ def bind_adapters(
         opened = open_adapter(checkpoint, base=base, components=node.components, ignore=node.ignore)
         found[node.name] = BoundAdapter(node, opened, _parts(opened))
     return found
+
+
+def widened(pattern: Bound, adapters: Mapping[str, BoundAdapter]) -> Bound:
+    """The pattern of the result with the columns that adapters add to it: BFL's control adapters take 128 input channels
+    where FLUX.1 has 64.
+
+    Raises IncompatibleError where adapters add different numbers.
+    """
+    wide: dict[str, tuple[int, ...]] = {}
+    for bound in adapters.values():
+        for name, shape in bound.opened.widens.items():
+            if wide.setdefault(name, shape) != shape:
+                raise IncompatibleError(
+                    "adapter.wrong-width",
+                    f"adapters ask for different shapes of `{name}`",
+                    facts={"one": list(wide[name]), "other": list(shape)},
+                    fix="apply one of them",
+                )
+    table = table_of(pattern.family)
+    if table is None or not wide:
+        return pattern
+    rows = {row.stem: row.cols for row in table.rows if row.cols is not None and len(row.cols) == 1}
+    dims = {rows[name.rpartition(".")[0]][0]: shape[1] for name, shape in wide.items()}
+    spec = {name: replace(tensor, shape=wide.get(name, tensor.shape)) for name, tensor in pattern.spec.items()}
+    return replace(pattern, dims={**pattern.dims, **dims}, spec=spec)
 
 
 def _parts(opened: Opened) -> dict[str, tuple[Part, ...]]:

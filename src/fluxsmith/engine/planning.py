@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, cast
 
-from fluxsmith.engine.adapters import BoundAdapter, adapter_inputs, bind_adapters
+from fluxsmith.engine.adapters import BoundAdapter, adapter_inputs, bind_adapters, widened
 from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
 from fluxsmith.engine.memory import program_tile_bytes, whole_bytes
@@ -34,18 +34,20 @@ from fluxsmith.recipes.schedules import Schedule, block_orders, shown_blocks
 __all__ = ["make_plan"]
 
 
-def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = None) -> Plan:
+def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = None, space: str = "weight") -> Plan:
     """Resolve a recipe against the headers of its inputs.
 
     `output` decides between one file (it ends in .safetensors) and a folder; None is for results kept in memory.
+    `space` is what the result has to be: a weight for a checkpoint, a delta for an adapter that is made of it.
     Raises IncompatibleError (4) or FileError (3) for everything that would fail later.
     """
-    if recipe.root.space != "weight":
-        raise RecipeError("recipe.wrong-space", "the result of a merge must be a weight, this is a delta", fix="add it to a base")
+    if recipe.root.space != space:
+        fix = "add it to a base" if space == "weight" else "subtract a base from it"
+        raise RecipeError("recipe.wrong-space", f"the result must be a {space}, this is a {recipe.root.space}", fix=fix)
     bounds = {model.name: bind_input(model, recipe, open_checkpoint) for model in recipe.models()}
     pattern = check_compatible(bounds, recipe)
     adapters = bind_adapters(recipe.adapters(), weight_inputs(bounds, recipe), pattern, open_checkpoint)
-    return _Planner(recipe, bounds, pattern, output, adapters).plan()
+    return _Planner(recipe, bounds, widened(pattern, adapters), output, adapters).plan()
 
 
 @dataclass

@@ -147,6 +147,8 @@ class _Program:
         if guidance and guidance.policy == "bake" and self._tensor.name == _BAKED and _GUIDANCE[0] in bound.views:
             parts = tuple(self._add(Load(model.name, bound.views[name])) for name in _GUIDANCE)
             return self._add(Apply("bake_guidance", (index, *parts), {"guidance": guidance.value}))
+        if len(view.shape) == len(self._tensor.shape) == 2 and view.shape[1] < self._tensor.shape[1]:  # an adapter widens it
+            return self._add(Apply("pad_columns", (index,), {"columns": self._tensor.shape[1]}))
         return index
 
     def _adapter(self, node: Adapter) -> int | _Problem | _Unbased | None:

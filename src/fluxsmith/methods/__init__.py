@@ -92,6 +92,7 @@ from fluxsmith.methods import (  # noqa: E402
     multislerp,
     nearswap,
     nuslerp,
+    pad_columns,
     pcb,
     perpendicular,
     ram,
@@ -113,7 +114,7 @@ from fluxsmith.methods import (  # noqa: E402
 
 _ = (tsv_merge, isotropic, wudi, subspace_boost, rotate, truncation, fisher, regmean, reindex, knots)
 _ = (weighted_sum, linear, combination, slerp, add_difference, task_arithmetic, ties, dare, delta_merge, bake_guidance)
-_ = (transpose,)
+_ = (transpose, pad_columns)
 _ = (arcee_fusion, breadcrumbs, cast, clamp, consensus, cosine, crossover, della, difference_masks)
 _ = (dropout, ema, geometric_median, geometric_sum, karcher, magmax, model_stock, multiply, multislerp)
 _ = (nearswap, nuslerp, pcb, perpendicular, ram, sce, slicing)
