@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fluxsmith.io.schemes import output_type
 from fluxsmith.io.shards import parse_size
-from fluxsmith.recipes.expressions import Expression, as_expression
+from fluxsmith.recipes.expressions import Expression, Model, as_expression, model
 from fluxsmith.recipes.recipe import Guidance, Recipe
 from fluxsmith.recipes.selectors import Selector
 
@@ -33,11 +33,14 @@ def as_recipe(
     guidance: str | None = None,
     seed: int | None = None,
     unquantised: Sequence[str] = (),
+    components: Sequence[str] = (),
+    rest: Sequence[str | Model] | str | Model = (),
 ) -> Recipe:
     """A recipe from an expression, a reference or a recipe, with some of its options replaced.
 
     `dtype` names an element type (`bf16`) or a scheme by which weights are quantised (`fp8_scaled`), which leaves the
-    tensors that match one of the selectors `unquantised` as they are.
+    tensors that match one of the selectors `unquantised` as they are. `components` are those that the merge makes, `rest` is a model (or
+    several) of which all else is copied byte for byte.
     """
     recipe = wish if isinstance(wish, Recipe) else Recipe(as_expression(wish))
     size = parse_size(shard_size) if isinstance(shard_size, str) else shard_size
@@ -45,13 +48,18 @@ def as_recipe(
     recipe = recipe.with_output(layout=layout, dtype=output_type(dtype) if dtype else None, shard_size=size, unquantised=selectors)
     if guidance is not None:
         recipe = replace(recipe, guidance=Guidance.parse(guidance))
+    if components:
+        recipe = replace(recipe, components=tuple(components))
+    if rest:
+        given = (rest,) if isinstance(rest, (str, Model)) else rest
+        recipe = replace(recipe, rest=tuple(model(m) if isinstance(m, str) else m for m in given))
     return recipe if seed is None else replace(recipe, seed=seed)
 
 
 def plan(wish: Recipe | Expression | str, *, output: str | os.PathLike[str] | None = None, **options: Any) -> Plan:
     """Resolve a wish against the headers of its inputs; nothing is downloaded, nothing is computed.
 
-    Options: layout, dtype, shard_size, guidance, seed.
+    Options: layout, dtype, shard_size, guidance, seed, components, rest.
     """
     from fluxsmith.engine.merging import opener
     from fluxsmith.engine.planning import make_plan
@@ -73,7 +81,7 @@ def merge(
 ) -> Merged:
     """Merge into `output`: a folder, or one file where it ends in `.safetensors` or `.gguf`.
 
-    Options: layout, dtype, unquantised, shard_size, guidance, seed.
+    Options: layout, dtype, unquantised, shard_size, guidance, seed, components, rest.
     """
     from fluxsmith.engine.execution import Settings
     from fluxsmith.engine.merging import merge as run

@@ -29,7 +29,7 @@ def command(**arguments: Any) -> None:
     from fluxsmith.reports.story import find_jobs, tell
 
     a = arguments
-    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
+    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"], a["components"], a["rest"])
     recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     plan = make_plan(recipe, opener(download=False), output=Path("merged") if recipe.output.shard_size else None)
     jobs = find_jobs(plan, a["key"])

@@ -31,7 +31,7 @@ def command(**arguments: Any) -> None:
     the same command with --resume goes on.
     """
     a = arguments
-    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
+    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"], a["components"], a["rest"])
     recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
     run_and_show(

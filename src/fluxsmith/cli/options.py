@@ -58,6 +58,10 @@ wish_options = _all(
     click.option("--set", "assign", multiple=True, metavar="A.B=V", help="Change a field of the recipe."),
     click.option("--guidance", metavar="POLICY", help="Where inputs differ in guidance layers: keep, drop, zero, bake(3.5), from(NAME)."),
     click.option("--seed", type=int, help="Seed of random methods."),
+    click.option("--components", metavar="A,B", help="Make only these parts of all-in-one files, such as transformer."),
+    click.option(
+        "--rest", multiple=True, metavar="NAME|REF", help="Copy what the merge does not make from this model as it is, byte for byte."
+    ),
 )
 
 output_options = _all(
@@ -96,10 +100,11 @@ run_options = _all(
 
 
 def read_wish(
-    wish: str | None, models: Sequence[str], preset: str | None, assign: Sequence[str], guidance: str | None, seed: int | None
-) -> Recipe:
+    wish: str | None, models: Sequence[str], preset: str | None, assign: Sequence[str], guidance: str | None, seed: int | None,
+    components: str | None = None, rest: Sequence[str] = (),
+) -> Recipe:  # fmt: skip
     """The recipe that the shared arguments mean; raises UsageError where they contradict each other."""
-    from fluxsmith.recipes.loading import load_preset, load_recipe, recipe_from_formula
+    from fluxsmith.recipes.loading import load_preset, load_recipe, recipe_from_formula, with_rest
     from fluxsmith.recipes.recipe import Guidance
 
     named = named_models(models)
@@ -114,9 +119,13 @@ def read_wish(
     elif assign:
         raise UsageError("usage.set-on-formula", "--set changes a recipe file, not a formula")
     else:
-        recipe = recipe_from_formula(wish, named)
+        recipe = recipe_from_formula(wish, named, rest)
     if guidance is not None:
         recipe = replace(recipe, guidance=Guidance.parse(guidance))
+    if components:
+        recipe = replace(recipe, components=tuple(components.split(",")))
+    if rest and not recipe.rest:
+        recipe = with_rest(recipe, rest, {})
     return recipe if seed is None else replace(recipe, seed=seed)
 
 

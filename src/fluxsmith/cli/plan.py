@@ -35,7 +35,7 @@ def command(**arguments: Any) -> None:
     from fluxsmith.reports.plan_text import plan_facts, plan_text
 
     a = arguments
-    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"])
+    recipe = read_wish(a["wish"], a["models"], a["preset"], a["assign"], a["guidance"], a["seed"], a["components"], a["rest"])
     recipe = with_options(recipe, a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     target = a["output"] or (Path("merged") if recipe.output.shard_size else None)
     plan = make_plan(recipe, opener(download=False, allow_pickle=a["allow_pickle"]), output=target)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fluxsmith.engine.memory import row_elements
 from fluxsmith.engine.adapting import check_factors
-from fluxsmith.engine.plan import Adapt, Apply, Job, Load, Plan
+from fluxsmith.engine.memory import row_elements
+from fluxsmith.engine.plan import REST, Adapt, Apply, Job, Load, Plan
 from fluxsmith.engine.quantising import QuantisationErrors, note_largest, write_quantised
 from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
@@ -62,7 +62,8 @@ class Execution(Streaming):
         compute = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}[plan.compute]
         super().__init__(jobs, settings, compute=compute, seed=plan.seed, on_job=on_job)
         self.plan, self._sink, self._on_bytes = plan, sink, on_bytes
-        self._compared = {i.name for i in plan.inputs} if len(plan.inputs) > 1 and not skip else set[str]()
+        merged = {load.model for job in plan.jobs if job.reason != REST for load in job.loads}
+        self._compared = merged if len(plan.inputs) > 1 and not skip else set[str]()
         self.outcome = Outcome()
 
     def run(self) -> Outcome:
@@ -206,7 +207,7 @@ class Execution(Streaming):
 
     def _compare(self, space: Workspace, task: Task, out: Tensor) -> None:
         """Which inputs the output is still equal to, byte for byte: a merge that changed nothing must be seen."""
-        if not self._compared:
+        if not self._compared or task.state.job.reason == REST:
             return
         import torch
 

@@ -1,19 +1,22 @@
 """The inputs of a recipe: opened by their headers, bound to their family's table, checked to fit together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from fluxsmith.engine.programs import guidance_error
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.memory import checkpoint_of
 from fluxsmith.io.quantised import decoded
-from fluxsmith.layouts import Bound, known_tables
+from fluxsmith.layouts import Bound, Table, known_tables, table_of
 from fluxsmith.layouts.detection import open_model
+from fluxsmith.layouts.ownership import Ownership, owners_of
+from fluxsmith.layouts.standalone import COMPONENT_TABLES, adopted
 from fluxsmith.layouts.structural import KEYWISE, bind_structural
 from fluxsmith.recipes.expressions import Fallback, Model, walk
 from fluxsmith.recipes.recipe import Recipe
 
-__all__ = ["STATISTICS", "Opener", "bind_input", "check_compatible", "weight_inputs"]
+__all__ = ["STATISTICS", "Opener", "adopt", "bind_input", "check_compatible", "weight_inputs"]
 
 Opener = Callable[[str], Checkpoint]
 #: The metadata key of a file of statistics (Fisher, RegMean): its tensors have canonical names and shapes of their own.
@@ -30,9 +33,10 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
         return _bind_params(checkpoint)
     if recipe.structural:
         return bind_structural(decoded(checkpoint), strip=recipe.strip)
-    bound = open_model(checkpoint, known_tables(), components=model.components)
-    if model.components:
-        return bound.only(model.components)
+    if model.components or recipe.components:
+        owners = owners_of(checkpoint)
+        return _bind_components(checkpoint, model.components or _made_of(owners, recipe), owners)
+    bound = open_model(checkpoint, known_tables())
     if bound.extras:
         parts = ", ".join(bound.components)
         raise IncompatibleError(
@@ -42,6 +46,34 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
             fix=f"to drop them by rule: `{model.name}: {{checkpoint: {model.reference}, components: [{parts}]}}` in a recipe",
         )
     return bound
+
+
+def _made_of(owners: Ownership, recipe: Recipe) -> tuple[str, ...]:
+    """Those components that the recipe makes which a file has, or all where it has none of them."""
+    return tuple(name for name in recipe.components if name in owners.places) or recipe.components
+
+
+def _bind_components(checkpoint: Checkpoint, components: Collection[str], owners: Ownership) -> Bound:
+    """Some components of a checkpoint; how the others are stored is not asked."""
+    first = next(iter(owners.places), None)
+    if first not in components or owners.table is None:
+        return open_model(checkpoint, known_tables(), components=components).only(components)
+    kept = {key: view for key, view in checkpoint.tensors.items() if owners.component(key) in components or key in owners.table.marks}
+    bound = open_model(replace(checkpoint, tensors=kept), known_tables(), components=components).only(components)
+    rule = f"components: [{', '.join(components)}]"
+    others = {key: owners.table.why_dropped(key) or rule for key in checkpoint.tensors if key not in kept}
+    # The file has more tensors than were looked at: they are part of what is known of it.
+    whole = replace(bound.checkpoint, tensors={key: checkpoint.tensors[key] for key in others} | dict(bound.checkpoint.tensors))
+    return replace(bound, checkpoint=whole, dropped={**others, **bound.dropped})
+
+
+def adopt(bounds: Mapping[str, Bound], table: Table | None) -> dict[str, Bound]:
+    """The inputs with components' own files taken for components of the family that another input (or `table`) has."""
+    families = (table_of(bound.family) for bound in bounds.values() if bound.family not in COMPONENT_TABLES)
+    whole = table or next((found for found in families if found is not None), None)
+    if whole is None:
+        return dict(bounds)
+    return {name: adopted(bound, whole) or bound if bound.family in COMPONENT_TABLES else bound for name, bound in bounds.items()}
 
 
 def _bind_params(checkpoint: Checkpoint) -> Bound:

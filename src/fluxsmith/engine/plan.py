@@ -18,7 +18,26 @@ from fluxsmith.io.dtypes import BLOCK_TYPES
 from fluxsmith.io.shards import OutputFile
 from fluxsmith.io.views import Extent, View
 
-__all__ = ["Adapt", "Apply", "Constant", "Fill", "Input", "Job", "Load", "Needs", "Part", "Plan", "Scaling", "Step", "Target", "uses"]
+__all__ = [
+    "Adapt",
+    "Apply",
+    "Constant",
+    "Fill",
+    "Input",
+    "Job",
+    "Load",
+    "Needs",
+    "Part",
+    "Plan",
+    "REST",
+    "Scaling",
+    "Step",
+    "Target",
+    "uses",
+]
+
+#: The reason of jobs that copy what the merge does not make.
+REST = "rest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,30 +2,32 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.engine.adapters import BoundAdapter, adapter_inputs, bind_adapters, widened
-from fluxsmith.engine.inputs import Opener, bind_input, check_compatible, weight_inputs
+from fluxsmith.engine.copying import with_rest
+from fluxsmith.engine.inputs import Opener, adopt, bind_input, check_compatible, weight_inputs
 from fluxsmith.engine.lineage import license_of, output_metadata, transformer_config
 from fluxsmith.engine.memory import program_tile_bytes, whole_bytes
 from fluxsmith.engine.outputs import aim, copied_files, index_files, lay_out, turn, with_dtype
 from fluxsmith.engine.plan import Adapt, Fill, Input, Job, Load, Needs, Plan, Step
 from fluxsmith.engine.programs import ProgramBuilder
+from fluxsmith.engine.rest import settled, sources_of
 from fluxsmith.engine.storage import Storage, constants, unify_dtypes
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.shards import OutputFile
-from fluxsmith.layouts import Bound, Canonical, table_of
+from fluxsmith.layouts import Bound, Canonical, Table, table_of
 from fluxsmith.layouts.binding import MARK
 from fluxsmith.layouts.emission import COMFY_PREFIX, emit
 from fluxsmith.layouts.pipeline_configs import component_configs
 from fluxsmith.layouts.structural import KEYWISE
 from fluxsmith.layouts.table import ORIGINAL
-from fluxsmith.recipes.expressions import Adapter, Call, Expression, Literal, walk
+from fluxsmith.recipes.expressions import Adapter, Call, Expression, Literal, Nothing, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
@@ -41,10 +43,20 @@ def make_plan(recipe: Recipe, open_checkpoint: Opener, *, output: Path | None = 
     `space` is what the result has to be: a weight for a checkpoint, a delta for an adapter that is made of it.
     Raises IncompatibleError (4) or FileError (3) for everything that would fail later.
     """
+    if not recipe.rest:
+        return _merged(recipe, open_checkpoint, output, space)
+    sources = sources_of(recipe, open_checkpoint)
+    recipe, table = settled(recipe, sources, open_checkpoint)
+    alone = None if isinstance(recipe.root, Nothing) else _merged(replace(recipe, rest=()), open_checkpoint, output, space, table)
+    return with_rest(alone, recipe, sources, table, output)
+
+
+def _merged(recipe: Recipe, open_checkpoint: Opener, output: Path | None, space: str, table: Table | None = None) -> Plan:
+    """The plan of what is merged; `table` is that of the family where something beside the inputs tells it."""
     if recipe.root.space != space:
         fix = "add it to a base" if space == "weight" else "subtract a base from it"
         raise RecipeError("recipe.wrong-space", f"the result must be a {space}, this is a {recipe.root.space}", fix=fix)
-    bounds = {model.name: bind_input(model, recipe, open_checkpoint) for model in recipe.models()}
+    bounds = adopt({model.name: bind_input(model, recipe, open_checkpoint) for model in recipe.models()}, table)
     pattern = check_compatible(bounds, recipe)
     adapters = bind_adapters(recipe.adapters(), weight_inputs(bounds, recipe), pattern, open_checkpoint)
     return _Planner(recipe, bounds, widened(pattern, adapters), output, adapters).plan()

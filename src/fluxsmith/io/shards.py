@@ -1,7 +1,7 @@
 """Where every tensor of an output will lie: files, headers and offsets, all known before a byte is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -17,16 +17,18 @@ FileFormat = Literal["safetensors", "gguf"]
 
 @dataclass(frozen=True)
 class OutputFile:
-    """One file of an output. `tensors` have offsets after the header, `data_start` is the header's length in bytes."""
+    """One file of an output. `tensors` have offsets after the header, `data_start` is the header's length in bytes,
+    `metadata` are those that this file alone has."""
 
     name: str
     tensors: Mapping[str, TensorEntry]
     data_start: int
     container: FileFormat = "safetensors"
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def header(self, metadata: Mapping[str, str]) -> bytes:
         """The bytes before the tensor data."""
-        return (encode_gguf_header if self.container == "gguf" else encode_header)(self.tensors, metadata)
+        return (encode_gguf_header if self.container == "gguf" else encode_header)(self.tensors, {**metadata, **self.metadata})
 
     @property
     def data_bytes(self) -> int:

@@ -4,7 +4,7 @@ table.py             what a row of a table says, and how it expands to tensors
 flux1.py             FLUX.1;  flux2.py, chroma.py: FLUX.2, Chroma (a new family is one such file and one line in families.py)
 components.py        families of several components: unet.py, text_encoders.py, autoencoder.py put together in
                      stable_diffusion.py (SD1.5, SDXL) and sd3.py
-standalone.py        a text encoder or VAE as a file of its own
+standalone.py        a text encoder or VAE as a file of its own; ownership.py: whose keys are whose, whatever they hold
 structural.py        any other state dict, as it is; checkpoints of transformers
 detection.py         which family and layout a file has
 binding.py           a checkpoint as views of canonical tensors

@@ -113,7 +113,7 @@ def _named(
     extras: list[str] = []
     dropped: dict[str, str] = {}
     for key, view in checkpoint.tensors.items():
-        reason = next((what for pattern, what in table.drops if re.search(pattern, key)), None)
+        reason = table.why_dropped(key)
         name = name_of(key)
         if key in table.marks:
             marks[key] = view

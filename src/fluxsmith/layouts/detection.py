@@ -16,7 +16,7 @@ from fluxsmith.layouts.standalone import tables_for
 from fluxsmith.layouts.structural import bind_structural, bind_transformers
 from fluxsmith.layouts.table import Canonical, Table
 
-__all__ = ["PREFIXES", "Candidate", "component_alone", "detect", "open_model"]
+__all__ = ["ENOUGH", "PREFIXES", "Candidate", "anchors_of", "component_alone", "detect", "open_model"]
 
 ENOUGH = 0.5
 _NUMBERED = re.compile(r"(blocks|layers|norms)\.\d+\.")
@@ -111,7 +111,7 @@ def _scores(table: Table, layout: str, keys: _Keys) -> list[tuple[str, float]]:
 def _share(table: Table, layout: str, component: str, prefix: str, keys: _Keys) -> float:
     """How many of a component's own keys are there, block numbers as they are: a U-Net is told by where its layers stand."""
     written = len(table.prefixes[component][layout][0])
-    anchors = _exact_anchors(table, layout)[component]
+    anchors = anchors_of(table, layout)[component]
     return sum(prefix + name[written:] in keys.all for name in anchors) / len(anchors)
 
 
@@ -154,10 +154,10 @@ def component_alone(checkpoint: Checkpoint) -> Candidate | None:
     candidate = detect(checkpoint, tables_for(checkpoint)) if checkpoint.config is None else None
     if candidate is None or candidate.score < 1.0:
         return None
-    own = {name.partition(".")[0] for name in _exact_anchors(candidate.table, candidate.layout)[candidate.table.family]}
+    own = {name.partition(".")[0] for name in anchors_of(candidate.table, candidate.layout)[candidate.table.family]}
     optional = {row.stem.removeprefix(f"{row.component}.").partition(".")[0] for row in candidate.table.rows if row.optional}
     others = (key for key in checkpoint.tensors if key.partition(".")[0] not in own | optional)
-    return candidate if all(any(re.search(pattern, key) for pattern, _ in candidate.table.drops) for key in others) else None
+    return candidate if all(candidate.table.why_dropped(key) for key in others) else None
 
 
 def _smallest(table: Table, depth: int) -> list[Canonical]:
@@ -175,7 +175,7 @@ def _anchors(table: Table, layout: str) -> frozenset[str]:
 
 
 @cache
-def _exact_anchors(table: Table, layout: str) -> Mapping[str, frozenset[str]]:
+def anchors_of(table: Table, layout: str) -> Mapping[str, frozenset[str]]:
     """Per component the names that every model of the family has, of lists of blocks those of the first two."""
     found: dict[str, set[str]] = {component: set() for component in table.components}
     for tensor in _smallest(table, 2):

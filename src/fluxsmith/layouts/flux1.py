@@ -116,15 +116,15 @@ _DIFFUSERS_ORDER = (
 def _beside() -> tuple[Component, ...]:
     """The components of an all-in-one file beside the transformer. ComfyUI keeps CLIP's projection, others leave it out."""
 
-    def placed(name: str, rows: tuple[Row, ...], prefix: str, layers: str | None = None) -> Component:
-        return Component(name, rows, {"bfl": (prefix,), "diffusers": ()}, {"bfl": layers} if layers else None)
+    def placed(name: str, rows: tuple[Row, ...], prefix: str, layers: str | None = None, *others: str) -> Component:
+        return Component(name, rows, {"bfl": (prefix, *others), "diffusers": ()}, {"bfl": layers} if layers else None)
 
     return (
         placed(
             "clip_l", clip_rows("clip_l", projection=True, optional=True), "text_encoders.clip_l.transformer.", "text_model.encoder.layers"
         ),
         placed("t5", t5_rows("t5"), "text_encoders.t5xxl.transformer.", "encoder.block"),
-        placed("vae", autoencoder_rows(quantised=False), "vae."),
+        placed("vae", autoencoder_rows(quantised=False), "vae.", None, "first_stage_model."),
     )
 
 

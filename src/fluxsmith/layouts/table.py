@@ -5,6 +5,7 @@ same rows in pieces and in another order; a `Piece` says which rows of its tenso
 piece is a range of dim 0, both directions of every layout follow from this one statement.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -216,6 +217,10 @@ class Table:
         """What the blocks of the family are called: double, single, in, mid, ... (text encoders' by their component)."""
         named = {row.block.partition(".")[0] for row in self.rows if row.block}
         return frozenset((named | set(self.blocks or self.depth_stems)) - set(self.components))
+
+    def why_dropped(self, key: str) -> str | None:
+        """What a key of a file is that is no weight; None for any other."""
+        return next((what for pattern, what in self.drops if re.search(pattern, key)), None)
 
     def counted(self, row: Row) -> str | None:
         """The symbol that says in how many of its blocks a row stands, where it is not in all of them."""

@@ -11,7 +11,7 @@ from fluxsmith.io.schemes import output_type
 from fluxsmith.io.shards import parse_size
 from fluxsmith.methods import Method, find_method
 from fluxsmith.recipes.calls import call, check_option
-from fluxsmith.recipes.expressions import Adapter, Expression, Model, literal, walk
+from fluxsmith.recipes.expressions import Adapter, Expression, Model, Nothing, literal, walk
 from fluxsmith.recipes.formula import parse_formula
 from fluxsmith.recipes.recipe import Guidance, OutputOptions, Recipe, Rule
 from fluxsmith.recipes.schedules import Number, Ramp, Schedule, check_points
@@ -70,12 +70,14 @@ class Builder:
         if merge is None:
             raise self._error("recipe.missing-key", "`merge` is missing", ("models",))
         step = StepEntry(formula=merge) if isinstance(merge, str) else merge
-        root = self._step(step, ("merge",))
+        rest = self._rest(step.rest)
+        copies = bool(rest) and not (step.method or step.formula or step.inputs or step.literal is not None)
+        root = Nothing() if copies else self._step(step, ("merge",))
         rules = tuple(self._rule(rule, ("merge", "rules", i)) for i, rule in enumerate(step.rules))
         guidance = self._guidance(step.guidance)
         recipe = Recipe(
             root, rules, guidance, step.missing, self._output(), self._file.seed, self._file.title,
-            self._file.compute, self._file.structural, self._file.strip,
+            self._file.compute, self._file.structural, self._file.strip, components=tuple(step.components), rest=rest,
         )  # fmt: skip
         self._check_used(recipe, guidance)
         return recipe
@@ -158,10 +160,11 @@ class Builder:
             return foreign.root
         source, file = self._read(path)
         inner = Builder(source, file, self._read, self._foreign, prefix=prefix, above=self._above).recipe({})
-        if inner.rules or inner.guidance or inner.missing != "error" or inner.structural != self._file.structural:
+        said = (inner.rules, inner.guidance, inner.rest, inner.components, inner.missing != "error")
+        if any(said) or inner.structural != self._file.structural:
             raise RecipeError(
                 "recipe.not-in-a-step",
-                f"{path} has rules, a guidance policy or a policy for missing tensors, which are said of the outermost merge",
+                f"{path} has rules, a rest or a policy for guidance or missing tensors, which are said of the outermost merge",
                 at=at,
                 fix="say them here, and leave them out there",
             )
@@ -185,6 +188,17 @@ class Builder:
             self._node(guidance.model, ("merge", "guidance"))
         return guidance
 
+    def _rest(self, names: str | list[str] | None) -> tuple[Model, ...]:
+        """The models whose rest is copied."""
+        found: list[Model] = []
+        for i, name in enumerate([names] if isinstance(names, str) else names or []):
+            where = ("merge", "rest", *((i,) if isinstance(names, list) else ()))
+            node = self._node(name, where)
+            if not isinstance(node, Model):
+                raise self._error("recipe.bad-rest", f"`{name}` is made by a recipe: only what a file stores can be copied", where)
+            found.append(node)
+        return tuple(found)
+
     def _node(self, name: str, where: Where) -> Expression:
         """A model or step by name; steps are built when they are first used."""
         if name in self._nodes:
@@ -202,7 +216,7 @@ class Builder:
 
     def _named_step(self, name: str) -> Expression:
         _, step = self._steps[name]
-        for field in ("rules", "guidance", "missing"):
+        for field in ("rules", "guidance", "missing", "components", "rest"):
             if isinstance(step, StepEntry) and field in step.model_fields_set:
                 raise self._error("recipe.not-in-a-step", f"`{field}` is said of the merge, not of a step", ("steps", name, field))
         return self._step(StepEntry(formula=step) if isinstance(step, str) else step, ("steps", name))

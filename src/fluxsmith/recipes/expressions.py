@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from fluxsmith.methods import Method
 
 __all__ = [
-    "Adapter", "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "adapter", "as_expression", "children",
-    "component", "fallback", "inputs_of", "is_adapters", "label", "literal", "model", "omit", "state_dict", "walk",
+    "Adapter", "Call", "Combination", "Component", "Expression", "Fallback", "Literal", "Model", "Nothing", "adapter", "as_expression",
+    "children", "component", "fallback", "inputs_of", "is_adapters", "label", "literal", "model", "omit", "state_dict", "walk",
 ]  # fmt: skip
 
 _CLOSE = 1e-6
@@ -127,6 +127,15 @@ class Literal(Expression):
     @property
     def space(self) -> str:
         return "param"
+
+
+@dataclass(frozen=True, eq=False)
+class Nothing(Expression):
+    """No tensor at all: what a recipe makes that only copies."""
+
+    @property
+    def space(self) -> str:
+        return "weight"
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ from fluxsmith.recipes.expressions import (
     Fallback,
     Literal,
     Model,
+    Nothing,
     component,
     literal,
     omit,
@@ -179,6 +180,8 @@ def show(node: Expression, depth: int = 0) -> str:
     inner = depth + 1
     if isinstance(node, (Model, Adapter)):
         return node.name
+    if isinstance(node, Nothing):
+        return "nothing"
     if isinstance(node, Combination):
         return _show_sum(node, inner)
     if isinstance(node, Literal):

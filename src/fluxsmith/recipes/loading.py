@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fluxsmith.recipes.mergekit import is_mergekit, recipe_from_mergekit
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.schema import InputEntry, ModelEntry, OutputEntry, RecipeFile, RuleEntry
 
-__all__ = ["load_preset", "load_recipe", "presets", "recipe_from_formula", "recipe_from_text"]
+__all__ = ["load_preset", "load_recipe", "presets", "recipe_from_formula", "recipe_from_text", "with_rest"]
 
 
 def load_recipe(path: Path, *, models: Mapping[str, str] | None = None, assign: Sequence[str] = ()) -> Recipe:
@@ -58,14 +59,20 @@ def load_preset(name: str, models: Mapping[str, str], assign: Sequence[str] = ()
     return load_recipe(known[name], models=models, assign=assign)
 
 
-def recipe_from_formula(text: str, models: Mapping[str, str]) -> Recipe:
-    """The recipe of a one-line formula over named references."""
+def recipe_from_formula(text: str, models: Mapping[str, str], rest: Sequence[str] = ()) -> Recipe:
+    """The recipe of a one-line formula over named references, of which those named in `rest` need not stand in the formula."""
     nodes = {name: named_node(name, reference) for name, reference in models.items()}
     root = parse_formula(text, nodes)
-    unused = [name for name, node in nodes.items() if node not in (*root.models(), *root.adapters())]
+    unused = [name for name, node in nodes.items() if node not in (*root.models(), *root.adapters()) and name not in rest]
     if unused:
         raise RecipeError("recipe.unused-model", f"`{unused[0]}` is not used in the formula", fix=f"leave -m {unused[0]}=... out")
-    return Recipe(root, title=text)
+    return with_rest(Recipe(root, title=text), rest, nodes)
+
+
+def with_rest(recipe: Recipe, rest: Sequence[str], nodes: Mapping[str, Model | Adapter]) -> Recipe:
+    """The recipe with the rest of some models copied, each named as one of `nodes` or of the recipe, or a reference."""
+    known = {node.name: node for node in (*recipe.models(), *nodes.values()) if isinstance(node, Model)}
+    return replace(recipe, rest=tuple(known.get(text) or model(text) for text in rest)) if rest else recipe
 
 
 def named_node(name: str, reference: str) -> Model | Adapter:

@@ -34,6 +34,7 @@ def _refuse_policies(recipe: Recipe) -> None:
     said = {
         "rules": recipe.rules, "a guidance policy": recipe.guidance, "a policy for missing tensors": recipe.missing != "error",
         "a layout of the output": recipe.output.layout, "a shard size": recipe.output.shard_size, "a prefix to strip": recipe.strip,
+        "a rest that is copied": recipe.rest, "components that are made": recipe.components,
     }  # fmt: skip
     for what, given in said.items():
         if given:

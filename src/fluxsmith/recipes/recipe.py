@@ -71,7 +71,7 @@ class OutputOptions:
     selectors `unquantised` in the type that the inputs have.
     """
 
-    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
+    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural", "separate"] | None = None
     dtype: str | None = None
     shard_size: int | None = None
     unquantised: tuple[Selector, ...] = ()
@@ -84,6 +84,9 @@ class Recipe:
     `missing` says what to do where an input lacks a tensor that another has: `error`, `skip` (average the others) or
     `base` (take the base's). `compute` is the element type of the arithmetic, `structural` reads every file key by
     key, without knowing its family.
+
+    `components` are those that the merge makes (none: all that every input has, where there is a `rest`; else all). `rest` are
+    models of which everything that the merge does not make is copied as it is stored.
     """
 
     root: Expression
@@ -97,6 +100,8 @@ class Recipe:
     structural: bool = False
     strip: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    components: tuple[str, ...] = ()
+    rest: tuple[Model, ...] = ()
 
     def models(self) -> list[Model]:
         """Every model of the recipe, once, in order of first use; raises RecipeError where two share a name."""
@@ -108,7 +113,7 @@ class Recipe:
 
     def _leaves(self) -> list[Model | Adapter]:
         found: dict[int, Model | Adapter] = {}
-        for root in (self.root, *(rule.expression for rule in self.rules)):
+        for root in (self.root, *(rule.expression for rule in self.rules), *self.rest):
             for node in walk(root):
                 if isinstance(node, (Model, Adapter)):
                     found.setdefault(id(node), node)

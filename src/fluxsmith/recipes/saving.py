@@ -7,7 +7,7 @@ import io
 from dataclasses import replace
 from typing import Any, cast
 
-from fluxsmith.recipes.expressions import Adapter, Call, Combination, Component, Expression, Fallback, Literal, Model, walk
+from fluxsmith.recipes.expressions import Adapter, Call, Combination, Component, Expression, Fallback, Literal, Model, Nothing, walk
 from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe, Rule
 from fluxsmith.recipes.schedules import Ramp, Schedule
@@ -36,12 +36,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
             writer.name(node)
     body = writer.step(top)
     merge: dict[str, Any] = {"formula": body} if isinstance(body, str) else body
-    if recipe.rules:
-        merge["rules"] = [writer.rule(rule) for rule in recipe.rules]
-    if recipe.guidance:
-        merge["guidance"] = str(recipe.guidance)
-    if recipe.missing != "error":
-        merge["missing"] = recipe.missing
+    merge |= _policies(recipe, writer)
     data: dict[str, Any] = {"fluxsmith": 1}
     if recipe.title:
         data["title"] = recipe.title
@@ -64,6 +59,23 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return data
 
 
+def _policies(recipe: Recipe, writer: "_Writer") -> dict[str, Any]:
+    """What is said of the merge beside its method."""
+    said: dict[str, Any] = {}
+    if recipe.components:
+        said["components"] = list(recipe.components)
+    if recipe.rest:
+        names = [model.name for model in recipe.rest]
+        said["rest"] = names if len(names) > 1 else names[0]
+    if recipe.rules:
+        said["rules"] = [writer.rule(rule) for rule in recipe.rules]
+    if recipe.guidance:
+        said["guidance"] = str(recipe.guidance)
+    if recipe.missing != "error":
+        said["missing"] = recipe.missing
+    return said
+
+
 class _Writer:
     def __init__(self) -> None:
         self.steps: dict[str, Any] = {}
@@ -73,6 +85,8 @@ class _Writer:
         """A formula, or a mapping with method and inputs."""
         if isinstance(node, (Model, Adapter)):
             return node.name
+        if isinstance(node, Nothing):
+            return dict[str, Any]()
         if isinstance(node, Combination):
             return show(Combination(tuple((self._leaf(term), factor) for term, factor in node.terms)))
         if isinstance(node, Fallback):

@@ -65,12 +65,16 @@ class StepEntry(_Options):
     missing: Literal["error", "skip", "base"] = Field(
         default="error", description="where an input lacks a tensor: stop, average the others, or take the base's"
     )
+    components: list[str] = Field(default=[], description="make only these (transformer, vae, clip_l, ...) of all-in-one files")
+    rest: str | list[str] | None = Field(
+        default=None, description="model(s) of which everything that the merge does not make is copied as it is, byte for byte"
+    )
 
 
 class OutputEntry(Strict):
     """How the result is written."""
 
-    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural"] | None = None
+    layout: Literal["bfl", "diffusers", "comfy", "ldm", "sgm", "transformers", "structural", "separate"] | None = None
     dtype: (
         Literal[
             "bf16",
