@@ -85,7 +85,10 @@ def sd_scripts(tensors: Mapping[str, Tensor], *, block: int | None = None) -> St
 
 
 def nf4(tensors: Mapping[str, Tensor], *, kind: str = "nf4", nested: bool = False, blocksize: int = 64) -> Stored:
-    """bitsandbytes' 4-bit weights, as its layers put them into a state dict."""
+    """bitsandbytes' 4-bit weights, as its layers put them into a state dict.
+
+    They are dequantised as one row: bitsandbytes 0.50.2 is wrong on the CPU where blocks cross the ends of rows.
+    """
     from bitsandbytes import functional
 
     stored = Stored(dict(tensors), {})
@@ -93,7 +96,8 @@ def nf4(tensors: Mapping[str, Tensor], *, kind: str = "nf4", nested: bool = Fals
         packed, state = functional.quantize_4bit(tensor, blocksize=blocksize, compress_statistics=nested, quant_type=kind)
         stored.tensors[key] = packed
         stored.tensors |= {f"{key}.{name}": value.clone() for name, value in state.as_dict(packed=True).items()}
-        stored.values[key] = functional.dequantize_4bit(packed, state)
+        state.shape = torch.Size((1, tensor.numel()))
+        stored.values[key] = functional.dequantize_4bit(packed, state).reshape(tensor.shape)
     return stored
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES
+from fluxsmith.io.quantised import decoded
 from fluxsmith.layouts.structural import stage
 from fluxsmith.layouts.table_file import TableFile, TensorEntry
 
@@ -64,6 +65,7 @@ class _Learnt:
 
 def learn(checkpoint: Checkpoint, family: str) -> TableFile:
     """The table of a checkpoint's kind, under the name `family`; only its header is used."""
+    checkpoint = decoded(checkpoint)
     marks = [key for key, view in checkpoint.tensors.items() if not all(DTYPES[dtype].is_float for dtype in view.dtypes)]
     shapes: Shapes = {key: view.shape for key, view in checkpoint.tensors.items() if key not in marks}
     parts = _components(shapes)

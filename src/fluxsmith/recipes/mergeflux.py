@@ -19,6 +19,7 @@ import numpy as np
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
+from fluxsmith.io.quantised import decoded
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.calls import call
 from fluxsmith.recipes.expressions import Expression, Model, model
@@ -124,6 +125,7 @@ def weighted_recipe(wish: WeightedMerge, checkpoints: Sequence[Checkpoint]) -> T
 
     Raises UsageError for ratios that do not fit, IncompatibleError where no tensor would be left.
     """
+    checkpoints = [decoded(checkpoint) for checkpoint in checkpoints]
     names = [_canonical_keys(checkpoint) for checkpoint in checkpoints]
     ratios = _block_ratios(wish, names)
     use = _Use.survey(ratios, names)
@@ -152,6 +154,7 @@ def delta_recipe(wish: DeltaMerge, checkpoints: Sequence[Checkpoint]) -> Transla
     """
     weights = _task_weights(wish)
     density, note = _density(wish)
+    checkpoints = [decoded(checkpoint) for checkpoint in checkpoints]
     names = [_canonical_keys(checkpoint) for checkpoint in checkpoints]
     nodes = _models([wish.base_model, *wish.models])
     options: dict[str, Any] = {"weights": weights, "combine": wish.merge_method.removesuffix("_merge"), "sign": wish.majority_sign_method}
