@@ -85,7 +85,8 @@ class Algorithm:
     rows; None where rows of the weight are no rows of factors. `tiles(shapes, rows)` is `ranges` where it is more
     than that.
     `rank(shapes)` is the rank by which alpha is divided, None where there is none. `scale(alpha, rank, shapes)` is
-    the factor that alpha means for files whose dialect has no rule of its own.
+    the factor that alpha means for files whose dialect has no rule of its own. `turns_bias(shapes, settings)` says that the
+    same factors change the bias beside the weight, too, as a vector of its rows.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Algorithm:
     tiles: Callable[[Shapes, Rows], Mapping[str, tuple[int, int]]] | None = None
     rank: Callable[[Shapes], int | None] = lambda shapes: None
     scale: Callable[[float | None, int | None, Shapes], float] = alpha_over_rank
+    turns_bias: Callable[[Shapes, Settings], bool] = lambda shapes, settings: False
 
     @cached_property
     def roles(self) -> Names:

@@ -2,7 +2,7 @@
 
 LyCORIS   W' = rescale * M_m-1 ... M_0 W                     rows; blocks [m, n, b, b], rescale [out, 1, ...]
           M_i = S_i^-1 blockdiag(R_i) S_i, R = (I + Q)(I - Q)^-1, Q = B - B^T, its norm at most constraint * out
-PEFT      W' = s * W M_0^T ... M_m-1^T                       columns (in * kernel); blocks [m, n, b, b], s [out, 1]
+PEFT      W' = s * W M_0^T ... M_m-1^T                       columns (in * kernel); blocks [m, n, b, b], s [out, 1] or [1, out]
           M_i = P_i blockdiag(R_i) P_i^T, R = (I - Q)(I + Q)^-1, Q = (B - B^T) / 2
 
 S_i brings together what is 2^i b/2 apart: position (c, g, k) goes to (c, k, g), g of 2, k of 2^i b/2.
@@ -64,7 +64,7 @@ def _rotate_columns(factors: Mapping[str, Tensor], rows: Rows, weight: Tensor) -
 
 
 def _of_rows(scales: Tensor, rows: Rows) -> Tensor:
-    return scales if scales.shape[0] == rows.count else scales[rows.start : rows.stop]
+    return scales if scales.numel() == rows.count else scales.flatten()[rows.start : rows.stop]
 
 
 def _shape(shapes: Shapes) -> tuple[int | None, ...]:
@@ -75,7 +75,7 @@ def _shape(shapes: Shapes) -> tuple[int | None, ...]:
     if steps > 1 and (width % 2 or count * 2 % 2**steps):
         raise ValueError(f"{count} blocks of {width} are no butterfly of {steps} steps")
     if "butterfly" in shapes:
-        return (shapes["scales"][0] if "scales" in shapes else None, count * width)
+        return (prod(shapes["scales"]) if "scales" in shapes else None, count * width)
     if prod(shapes.get("rescale", (count * width,))) != count * width:
         raise ValueError(f"rescale {list(shapes['rescale'])} does not go with blocks {list(blocks)}")
     return (count * width, None)
@@ -86,7 +86,8 @@ def _reads(shapes: Shapes) -> Reads:
 
 
 def _by_rows(shapes: Shapes, settings: Settings) -> frozenset[str] | None:
-    return frozenset({"scales"}) if "butterfly" in shapes else None
+    cut = "scales" not in shapes or shapes["scales"][0] > 1  # those of a convolution are one row
+    return frozenset({"scales"} & shapes.keys()) if "butterfly" in shapes and cut else None
 
 
 BOFT = Algorithm(

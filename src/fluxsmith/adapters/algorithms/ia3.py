@@ -66,4 +66,5 @@ IA3 = Algorithm(
     shape=_shape,
     reads=lambda shapes: "rows",
     by_rows=_by_rows,
+    turns_bias=lambda shapes, settings: "l" in shapes and not settings.get("on_input", shapes["l"][0] == 1),
 )

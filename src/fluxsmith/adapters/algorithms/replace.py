@@ -1,4 +1,5 @@
-"""Values that take the place of the base's (the norms of BFL's control adapters; `set_weight` of ComfyUI).
+"""Values that take the place of the base's (the norms of BFL's control adapters; `set_weight` of ComfyUI; PEFT's
+layers that were trained whole, which its dialect calls by these names).
 
 dW = value - W
 """
@@ -27,6 +28,7 @@ REPLACE = Algorithm(
     paper="",
     stored={"peft": {"value": "scale"}},
     aliases={"set_weight": "value"},
+    biases={"set_bias": "value"},
     numbers={},
     delta=_delta,
     shape=lambda shapes: shapes["value"],
