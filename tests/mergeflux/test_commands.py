@@ -150,7 +150,7 @@ WRONG: dict[str, tuple[str, int, str]] = {
     "a base that is missing": ("mergeflux-delta --base_model nothing --models a --output OUT", 3, "file.not-found"),
     "a model that fits nowhere": ("mergeflux-delta --base_model base --models a other --output OUT", 4, "recipe.no-contribution"),
     "ratios for what nobody has": ("mergeflux --models a other --output OUT --base_ratios 0 1 --start_ratios 0 1", 0, ""),
-    "scaled fp8": ("mergeflux --models a scaled --output OUT", 4, "model.quantised"),
+    "scaled fp8": ("mergeflux --models a scaled --output OUT", 4, "quantised.plain-weight"),
     "a value that is none": ("mergeflux --models a holes --output OUT", 4, "values.not-finite"),
     "a value that is none, and may be": ("mergeflux --models a holes --output OUT --allow-nonfinite", 0, ""),
     "an output that is an input": ("mergeflux --models a b --output a --force", 4, "output.is-input"),
@@ -176,7 +176,7 @@ def test_errors_leave_with_their_exit_code_and_no_output(files: Files, tmp_path:
     save_file({"img_in.weight": torch.zeros(8, 4)}, tmp_path / "narrow.safetensors")
     save_file({"img_in.weight": torch.zeros(1, 3)}, tmp_path / "broadcast.safetensors")
     save_file({"img_in.weight": torch.full((8, 3), float("nan"))}, tmp_path / "holes.safetensors")
-    save_file({"img_in.weight": torch.zeros(8, 3), "img_in.scale_weight": torch.ones(1)}, tmp_path / "scaled.safetensors")
+    save_file({"img_in.weight": torch.zeros(8, 3), "img_in.scale_weight": torch.full((1,), 0.5)}, tmp_path / "scaled.safetensors")
     places = {name: files.path(name) for name in files.tensors} | {"OUT": tmp_path / "out"}
     places |= {name: tmp_path / f"{name}.safetensors" for name in ("nothing", "text", "narrow", "broadcast", "holes", "scaled")}
     done = run_cli(*(places.get(word, word) for word in line.split()))
