@@ -119,6 +119,10 @@ class _Opener:
                 homeless |= dict.fromkeys(members, place.component)
                 continue
             modules.append(self._module(draft, members, self._widened(draft, target)))
+            bias = targets.target(replace(place, suffix="bias")) if place.suffix == "weight" else None
+            if bias is not None and _turns_bias(modules[-1]):
+                # Its keys are the weight's, which are named once.
+                modules.append(replace(modules[-1], target=bias, sources=()))
         dropped |= self._harmless(homeless)
         unmatched = {key: component for key, component in homeless.items() if key not in dropped}
         if unmatched:
@@ -264,7 +268,7 @@ class _Opener:
     def _check_shape(self, draft: Draft, target: Target) -> None:
         shape = self._shape(draft)
         flat = len(shape) == 2 and len(target.shape) > 2  # a convolution as a matrix
-        wanted = (target.shape[0], math.prod(target.shape[1:])) if flat else target.shape
+        wanted = (*target.shape[:1], math.prod(target.shape[1:])) if flat else target.shape
         fits = len(shape) == len(wanted) and all(a is None or a == b for a, b in zip(shape, wanted, strict=True))
         if not fits and not (len(shape) > 2 and all(side == 1 for side in shape[2:]) and shape[:2] == target.shape):
             raise refusals.wrong_width(self._file, draft, target, shape)
@@ -279,6 +283,11 @@ class _Opener:
         except ValueError as error:
             raise refusals.not_finite(self._file, draft, error) from None
         return settings
+
+
+def _turns_bias(module: Module) -> bool:
+    shapes = {role: view.shape for role, view in module.factors.items()}
+    return ALGORITHMS[module.algorithm].turns_bias(shapes, module.settings)
 
 
 def _counted(reasons: "Collection[str] | Any") -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Draft, Key, by_prefix, default_settings
 from fluxsmith.adapters.dialects.peft_rules import SCALED, peft_settings
+from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.sidecars import PEFT as CONFIG
 from fluxsmith.adapters.sidecars import Sidecar, SidecarError
 from fluxsmith.io.checkpoint import ADAPTER_CONFIG
@@ -22,6 +23,8 @@ _PREFIX = "base_model.model."
 # A factor's name, the adapter's, and what comes after it.
 _LAYERS = re.compile(r"(.+\.(?:lora_A|lora_B|oft_R))\.[^.]+(\.(?:weight|bias))")
 _PARAMETERS = re.compile(r"(.+\.(?:lora_magnitude_vector|hada_\w+|lokr_\w+|boft_[Rs]|ia3_l))\.[^.]+(?:\.weight)?")
+_FACTOR = re.compile(r".+\.(?:lora_[AB]|oft_R|lora_magnitude_vector)\.(?:weight|bias)")
+_WHOLE = re.compile(r"(.+)\.(weight|bias)")
 _SAVED = re.compile(r"(.+)\.modules_to_save\.[^.]+(\.\w+)")
 
 _ENCODERS = (("text_model.", "clip_l"), ("encoder.layers.", "clip_l"), ("encoder.block.", "t5"))
@@ -38,6 +41,9 @@ def without_adapter_name(key: str) -> str:
 
 def _parse(dialect: Dialect, key: str) -> Key | None:
     plain = without_adapter_name(key)
+    whole = None if _FACTOR.fullmatch(plain) else _WHOLE.fullmatch(plain)
+    if whole is not None:
+        plain = f"{whole[1]}.set_{whole[2]}"
     parsed = by_prefix(dialect, plain)
     if parsed is None:
         return None
@@ -50,7 +56,7 @@ def _settings(draft: Draft, sidecar: Sidecar) -> Mapping[str, float]:
     if config is not None:
         return peft_settings(draft, draft.name.removeprefix(_PREFIX), config)
     algorithm = (draft.partner or draft).algorithm
-    if "alpha" in (draft.partner or draft).numbers or algorithm not in (*SCALED, "oft"):
+    if "alpha" in (draft.partner or draft).numbers or algorithm not in (*SCALED, "oft", "ia3"):
         return default_settings(draft)
     raise SidecarError(
         "adapter.missing-sidecar",
@@ -66,4 +72,5 @@ PEFT = Dialect(
     prefixes={MAIN: (_PREFIX,)},
     parse=_parse,
     settings=_settings,
+    writing=Writing("diffusers", ("lora", "dora", "loha"), "config", folder=True),
 )

@@ -69,13 +69,13 @@ def peft_settings(draft: Draft, name: str, config: Mapping[str, Any]) -> dict[st
     Raises SidecarError where the config contradicts the tensors.
     """
     check_peft_config(config)
-    of = draft.partner or draft
+    of = draft.partner if draft.partner and draft.algorithm != "replace" else draft
     if of.algorithm not in SCALED:
-        return {**draft.numbers, **_OTHERS.get(of.algorithm, _none)(config), "scale": 1.0}
+        return {**draft.numbers, **_OTHERS.get(of.algorithm, _none)(config, of, name), "scale": 1.0}
     rank = _number(config, "r", "rank_pattern", name)
     alpha = _number(config, SCALED[of.algorithm], "alpha_pattern", name)
     _check_rank(of, rank, name)
-    if config.get("use_dora") and of.algorithm == "lora":
+    if config.get("use_dora") and "magnitude" not in of.shapes:
         raise SidecarError(
             "adapter.sidecar-contradicts",
             f"its config says use_dora, `{name}` has no magnitude",
@@ -85,7 +85,7 @@ def peft_settings(draft: Draft, name: str, config: Mapping[str, Any]) -> dict[st
 
 
 #: Algorithms that have a scale -> the field that has its numerator.
-SCALED = {"lora": "lora_alpha", "dora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
+SCALED = {"lora": "lora_alpha", "loha": "alpha", "lokr": "alpha"}
 
 
 def _check_rank(draft: Draft, rank: float, name: str) -> None:
@@ -112,14 +112,22 @@ def _number(config: Mapping[str, Any], field: str, patterns: str, name: str) -> 
     return float(value)
 
 
-def _none(config: Mapping[str, Any]) -> dict[str, float]:
+def _none(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]:
     return {}
 
 
-def _oft(config: Mapping[str, Any]) -> dict[str, float]:
+def _ia3(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]:
+    """Columns are scaled, not rows, in modules that are listed as feedforward."""
+    listed: Any = config.get("feedforward_modules") or []
+    if isinstance(listed, str):
+        return {"on_input": float(re.fullmatch(listed, name) is not None)}
+    return {"on_input": float(any(name == one or name.endswith(f".{one}") for one in map(str, listed)))}
+
+
+def _oft(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]:
     """PEFT's series for (I + Q)(I - Q)^-1 has 5 terms; without it the exact transform turns the other way."""
     terms = config.get("num_cayley_neumann_terms", 5) if config.get("use_cayley_neumann", True) else 0
     return {"neumann_terms": float(terms), "coft": float(config.get("eps", 6e-5)) if config.get("coft") else 0.0}
 
 
-_OTHERS = {"oft": _oft}
+_OTHERS = {"oft": _oft, "ia3": _ia3}
