@@ -263,6 +263,8 @@ def lycoris(weights: Mapping[str, Tensor], algo: str, seed: int, **options: Any)
     container = Container()
     for index, modules in enumerate(zip(*(network.loras for network in networks), strict=True)):
         module = modules[index % len(modules)]
+        if algo == "full":  # until then its weight is the difference, and what it saves is not
+            module.apply_to()
         for parameter in module.parameters():
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
         container.tensors |= {f"{module.lora_name}.{key}": tensor for key, tensor in module.state_dict().items()}

@@ -89,6 +89,8 @@ def by_prefix(dialect: Dialect, key: str) -> Key | None:
         return None
     prefix, component = max(found, key=lambda pair: len(pair[0]))
     name, role = split_role(key[len(prefix) :])
+    if role == "scale":  # a norm's own name: only BFL's control adapters have values there
+        return None
     return Key(component, name, role, None, dialect.joined, dialect.layouts) if name and role else None
 
 
