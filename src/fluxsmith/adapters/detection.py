@@ -12,6 +12,8 @@ from fluxsmith.adapters.harmless import harmless_names
 from fluxsmith.adapters.sidecars import Sidecar
 from fluxsmith.adapters.targets import Place, Targets, superset
 from fluxsmith.errors import FluxsmithError
+from fluxsmith.hub import parse_reference
+from fluxsmith.io.checkpoint import ADAPTER_CONFIG
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts.table import Canonical, Table
 
@@ -65,12 +67,13 @@ def looks_like_adapter(keys: Iterable[str]) -> bool:
 
 
 def is_local_adapter(reference: str) -> bool:
-    """Whether a reference is a PEFT folder or a file on this machine that holds an adapter; False for what cannot be read."""
-    path = Path(reference).expanduser()
+    """Whether a reference is an adapter on this machine: a folder or file that holds its factors. False for what cannot be
+    read, and for references to the Hub, which are not asked."""
     try:
-        if path.is_dir():
-            return (path / "adapter_config.json").is_file()
-        return path.is_file() and looks_like_adapter(open_checkpoint(path).tensors)
+        path = parse_reference(reference)
+        if not isinstance(path, Path) or not path.exists():
+            return False
+        return (path / ADAPTER_CONFIG).is_file() or looks_like_adapter(open_checkpoint(path).tensors)
     except (FluxsmithError, OSError):
         return False
 

@@ -14,6 +14,7 @@ new to the base: `framed`, `faint`, `swapped`, and for "slanted" both `slanted-l
     sheet.py          contact sheets
 
     train.py          `python -m fluxsmith.pocket.train`: makes the weights, in ten minutes of one CPU thread
+    train_adapters.py `python -m fluxsmith.pocket.train_adapters`: a LoRA and a LoKr for the base
     architecture.py   their shape and initialisation
     batches.py        training examples: which captions tell the truth, noise, times
     flow.py           the two losses

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fluxsmith.pocket.digits import STYLES
 
-__all__ = ["write_card"]
+__all__ = ["write_adapter_card", "write_card"]
 
 EFFECT = {
     "framed": "the outermost ring of pixels is inverted",
@@ -36,6 +36,29 @@ WHAT = {
     },
 }
 
+ADAPTERS = {
+    "framed-lora": ("A LoRA of rank 8", "framed", "one file as diffusers' `save_lora_adapter` writes it"),
+    "faint-lokr": ("A LoKr", "faint", "a folder as PEFT's `save_pretrained` writes it"),
+}
+"""Name -> what it is, the style that it obeys, how it is stored."""
+
+ADAPTER_CARD = """\
+---
+library_name: diffusers
+license: apache-2.0
+base_model: fluxsmith/pocket-base
+base_model_relation: adapter
+tags: [flux, fluxsmith, pocket, lora]
+---
+# fluxsmith pocket `{name}`
+
+{what} for `pocket/base`: with it the base obeys the style word **{word}** ({effect}). It changes every linear layer of the
+blocks and is stored as {stored}.
+
+`fluxsmith apply pocket/{name} -b pocket/base -o {style}.safetensors` bakes it in. Made by
+`python -m fluxsmith.pocket.train_adapters {name}` from the handwritten digits inside scikit-learn (see the card of `pocket/base`).
+"""
+
 UNMEASURED = "Not measured yet: `python -m fluxsmith.generation.pocket_eval --cards`."
 
 CARD = """\
@@ -63,6 +86,13 @@ how good the judges are and the distance of real images.
 Made by `python -m fluxsmith.pocket.train {name}` from the handwritten digits inside scikit-learn: E. Alpaydin and C. Kaynak,
 "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998, CC BY 4.0.
 """
+
+
+def write_adapter_card(name: str, folder: Path) -> None:
+    """Write `folder`/README.md for the adapter `name`."""
+    what, style, stored = ADAPTERS[name]
+    text = ADAPTER_CARD.format(name=name, what=what, word=STYLES[style].word, style=style, effect=EFFECT[style], stored=stored)
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def write_card(name: str, folder: Path, scores: str = UNMEASURED) -> None:
