@@ -7,20 +7,21 @@ becomes dense (`diff`), or is an error that says how: nothing is approximated un
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.cutting import cut
 from fluxsmith.adapters.dialects import Dialect
 from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.joining import Part, join
 from fluxsmith.adapters.materialising import Shape, as_lora, dense
 from fluxsmith.adapters.module import Adapter, Module, Span, Target
-from fluxsmith.adapters.spelling import words_of
-from fluxsmith.adapters.targets import Place, Targets, solve_partial
+from fluxsmith.adapters.places import targets_of
+from fluxsmith.adapters.targets import solve_partial
 from fluxsmith.adapters.tensors import read_module
+from fluxsmith.adapters.translating import decomposes, translated
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts import Bound, Canonical, Table, table_of
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fluxsmith.adapters.rank import RankRule
     from fluxsmith.adapters.tensors import ModuleTensors
 
-__all__ = ["Conversion", "Converted", "Source", "sources_of"]
+__all__ = ["Conversion", "Converted", "Source", "model_tensors", "sources_of"]
 
 #: Widths that every published model of a family has, where an adapter does not tell: symbol -> multiple of another.
 _USUAL: dict[str, dict[str, tuple[str, int]]] = {"flux1": {"M": ("H", 4)}, "chroma": {"M": ("H", 4)}}
@@ -76,17 +77,7 @@ class Conversion:
         self._groups: dict[str, list[Module]] = {}
         for module in self.adapter.modules:
             self._groups.setdefault(module.target.tensor, []).append(module)
-        self._table = table_of(self.adapter.family)
-        spec = self._spec()
-        self._tensors = {tensor.name: tensor for tensor in spec}
-        self._targets = Targets(spec, self._table.prefixes if self._table else None)
-
-    def _spec(self) -> Collection[Canonical]:
-        """The tensors of the model: the base's, or those of a model of the size that the adapter tells."""
-        if self.base is not None:
-            return self.base.spec.values()
-        assert self._table is not None  # without a table an adapter cannot be opened without a base
-        return self._table.expand(_dims(self._table, self.adapter, self.notes), self._table.components)
+        self._tensors = {tensor.name: tensor for tensor in model_tensors(self.adapter, self.base, self.notes)}
 
     def __iter__(self) -> Iterator[Converted]:
         for name, modules in self._groups.items():
@@ -96,51 +87,27 @@ class Conversion:
                 if any(source.module for source in sources):
                     yield self._convert(target, sources)
 
-    def _places(self, tensor: Canonical, modules: Sequence[Module]) -> Iterable[Target]:
-        """Where the dialect has a canonical tensor: one target for every stored tensor, or named part of one."""
-        layout = self._layout(tensor)
-        if not re.search(self.writing.only, tensor.name) or layout is None:
-            raise IncompatibleError(
-                "adapter.no-place",
-                f"{self.dialect.title} has no place for `{tensor.name}`, which the adapter changes",
-                facts={"dialect": self.dialect.name, "modules": ", ".join(module.name for module in modules)},
-                fix="--ignore GLOB leaves such modules out by rule, or choose another dialect",
-            )
-        names = dict.fromkeys(piece.name for piece in tensor.pieces[layout])
-        before = (self._table.prefixes if self._table else {}).get(tensor.component, {}).get(layout, ("",))
-        for name in names:
-            stem, _, suffix = name.removeprefix(next(iter(before), "")).rpartition(".")
-            suffix = "weight" if suffix == "scale" else suffix
-            for parts in self.writing.divide(tensor):
-                target = self._targets.target(Place(tensor.component, layout, stem or suffix, suffix if stem else "weight", parts))
-                assert target is not None
-                yield target
-
-    def _layout(self, tensor: Canonical) -> str | None:
-        """The layout whose names the dialect has for a tensor; a text encoder has but one in most families."""
-        layouts = self._table.layouts if self._table else tuple(tensor.pieces)
-        wanted = layouts[0] if self.writing.layout == "original" else self.writing.layout
-        if tensor.component != (self._table.components[0] if self._table else tensor.component):
-            return wanted if wanted in tensor.pieces else next(iter(tensor.pieces), None)
-        return wanted if wanted in tensor.pieces else None
+    def _places(self, tensor: Canonical, modules: Sequence[Module]) -> list[Target]:
+        """Where the dialect has a canonical tensor: every row that a module changes must be in one of these."""
+        targets = targets_of(tensor, self.dialect, self.adapter.family)
+        covered = [span for target in targets for span in target.spans]
+        for module in modules:
+            for span in module.target.spans:
+                if not _covers(covered, span):
+                    raise self._no_rows(tensor, module, targets)
+        wide = self.adapter.widens.get(tensor.name)
+        return [replace(target, shape=(target.shape[0], *wide[1:])) for target in targets] if wide else targets
 
     def _convert(self, target: Target, sources: Sequence[Source]) -> Converted:
         exact = self._exactly(target, sources)
-        wanted = self.shape or (None if exact and self._can_hold(exact.module) else "diff")
-        if exact is not None and (wanted is None or exact.module.algorithm == wanted):
-            return exact
-        if wanted == "diff" and "diff" not in self.writing.algorithms:
-            if exact is not None:
-                return exact  # the writer refuses it by name, with what the dialect holds
+        if exact is not None and self.shape in (None, _kind(exact.module)):
+            held = translated(exact.module, self.dialect)
+            if held is not None:
+                return replace(exact, module=held)
+        if (self.shape or "diff") == "diff" and "diff" not in self.writing.algorithms:
             raise self._no_form(target, sources)
         full = dense(target, sources, self.base)
-        if wanted == "lora":
-            return Converted(*as_lora(full, self.rule))
-        return Converted(full, "dense")
-
-    def _can_hold(self, module: ModuleTensors) -> bool:
-        """Whether the dialect has words for a module."""
-        return module.algorithm in self.writing.algorithms and words_of(self.dialect.vocabulary, module) is not None
+        return Converted(*as_lora(full, self.rule)) if self.shape == "lora" else Converted(full, "dense")
 
     def _exactly(self, target: Target, sources: Sequence[Source]) -> Converted | None:
         modules = _modules(sources)
@@ -162,13 +129,38 @@ class Conversion:
 
     def _no_form(self, target: Target, sources: Sequence[Source]) -> IncompatibleError:
         modules = _modules(sources)
-        title = ", ".join(sorted({module.algorithm for module in modules}))
+        titles = ", ".join(dict.fromkeys(ALGORITHMS[module.algorithm].title for module in modules))
+        held = [ALGORITHMS[name].title if name in ALGORITHMS else name.upper() for name in self.writing.algorithms]
+        matrix = len(target.shape) > 1 and "lora" in self.writing.algorithms
+        facts = {"dialect": self.dialect.name, "holds": ", ".join(dict.fromkeys(held)), "tensor": f"{target.stored} {list(target.shape)}"}
         return IncompatibleError(
-            "adapter.no-exact-form",
-            f"{title} at `{target.tensor}` has no exact form in {self.dialect.title}",
-            facts={"modules": "\n".join(module.name for module in modules), "becomes": f"{target.stored} {list(target.shape)}"},
-            fix="--as lora --rank R for the nearest LoRA, or a dialect of the adapter's own layout",
+            "adapter.algorithm",
+            f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {titles}",
+            facts=facts,
+            fix="--as lora --rank R writes the nearest LoRA" if matrix else "--ignore GLOB leaves it out, or choose another dialect",
         )
+
+    def _no_rows(self, tensor: Canonical, module: Module, targets: Sequence[Target]) -> IncompatibleError:
+        names = [segment.name for segment in tensor.segments]
+        kept = ", ".join(f"{names[t.parts[0]]} to {names[t.parts[1]]}" for t in targets if t.parts)
+        return IncompatibleError(
+            "adapter.no-place",
+            f"{self.dialect.title} has no place for all rows of `{tensor.name}`, which `{module.name}` changes",
+            facts={"dialect": self.dialect.name, "has": kept or "none of them"},
+            fix="choose another dialect, or leave the module out with --ignore GLOB",
+        )
+
+
+def _kind(module: ModuleTensors) -> str:
+    """What `shape` may ask for: a LoRA without magnitude, a difference; any other algorithm by its name."""
+    return "dora" if decomposes(module) else module.algorithm
+
+
+def _covers(spans: Sequence[Span], wanted: Span) -> bool:
+    rest = wanted.rows - sum(
+        max(min(span.start + span.rows, wanted.start + wanted.rows) - max(span.start, wanted.start), 0) for span in spans
+    )
+    return rest == 0
 
 
 def _modules(sources: Sequence[Source]) -> list[Module]:
@@ -203,6 +195,18 @@ def _next(at: int, stop: int, modules: Sequence[Module]) -> Source:
             return Source(module, span.at + at - span.start, min(stop, span.start + span.rows) - at)
     following = [span.start for _, span in spans if span.start > at]
     return Source(None, 0, min([stop, *following]) - at)
+
+
+def model_tensors(adapter: Adapter, base: Bound | None, notes: list[str]) -> Collection[Canonical]:
+    """The tensors of the model that an adapter is for: the base's, or those of a model of the size that it tells.
+
+    What had to be assumed is added to `notes`.
+    """
+    table = table_of(adapter.family)
+    if base is not None:
+        return base.spec.values()
+    assert table is not None  # without a table an adapter cannot be opened without a base
+    return table.expand(_dims(table, adapter, notes), table.components)
 
 
 def _dims(table: Table, adapter: Adapter, notes: list[str]) -> Mapping[str, int]:

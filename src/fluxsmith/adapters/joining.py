@@ -51,19 +51,19 @@ Factors = Mapping[str, "Tensor"]
 def _join_lora(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None:
     modules = [module for module, _ in parts if module is not None]
     if set(modules[0].factors) == {"up"}:  # a bias
-        return _concatenate(parts, ratios)
-    if any("mid" in module.factors or module.factors["up"].dim() > 2 for module in modules):
+        return _join_difference(parts, ratios)
+    magnitudes = _magnitudes(parts)
+    if magnitudes is None or not modules[0].factors.keys() <= {"up", "down", *magnitudes} or modules[0].factors["up"].dim() > 2:
         return None
     ups, downs = _scaled(parts, ratios, "up"), [module.factors["down"] for module in modules]
-    shared = all(down.dtype == downs[0].dtype and down.equal(downs[0]) for down in downs)
-    if shared:
-        return {"up": _stack(ups, [rows for _, rows in parts]), "down": downs[0]}
-    return {"up": _block_diagonal(ups, [rows for _, rows in parts]), "down": _cat(downs)}
+    if all(same(down, downs[0]) for down in downs):
+        return {"up": _stack(ups, [rows for _, rows in parts]), "down": downs[0], **magnitudes}
+    return {"up": _block_diagonal(ups, [rows for _, rows in parts]), "down": _cat(downs), **magnitudes}
 
 
 def _join_loha(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None:
     modules = [module for module, _ in parts if module is not None]
-    if any("t1" in module.factors for module in modules):
+    if not modules[0].factors.keys() <= {"w1_a", "w1_b", "w2_a", "w2_b"}:
         return None
     heights = [rows for _, rows in parts]
     first, second = _scaled(parts, ratios, "w1_a"), _scaled(parts, [1.0] * len(ratios), "w2_a")
@@ -73,17 +73,47 @@ def _join_loha(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None
     }  # fmt: skip
 
 
-def _concatenate(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None:
-    roles = next(module for module, _ in parts if module is not None).factors
-    if len(roles) != 1:
-        return None
-    (role,) = roles
+def _join_difference(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None:
+    (role,) = next(module for module, _ in parts if module is not None).factors
     return {role: _stack(_scaled(parts, ratios, role), [rows for _, rows in parts])}
 
 
+def _join_rows(parts: Sequence[Part], ratios: Sequence[float]) -> Factors | None:
+    """Factors that go by rows one after another; all others are the same in every part, or there is no joining."""
+    modules = [module for module, _ in parts if module is not None]
+    first = modules[0]
+    roles = first.rules.by_rows(first.shapes, first.settings)
+    if roles is None or len(modules) < len(parts) or any(ratio != 1 for ratio in ratios):
+        return None
+    found: dict[str, Tensor] = {}
+    for role, factor in first.factors.items():
+        if role in roles:
+            found[role] = _cat([module.factors[role] for module in modules])
+        elif all(same(module.factors[role], factor) for module in modules):
+            found[role] = factor
+        else:
+            return None
+    return found
+
+
 _JOINERS: dict[str, Callable[[Sequence[Part], Sequence[float]], Factors | None]] = {
-    "lora": _join_lora, "loha": _join_loha, "diff": _concatenate,
+    "lora": _join_lora, "loha": _join_loha, "diff": _join_difference, "replace": _join_rows, "ia3": _join_rows, "glora": _join_rows,
 }  # fmt: skip
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two factors are equal, in type, shape and every value."""
+    return one.dtype == other.dtype and one.equal(other)
+
+
+def _magnitudes(parts: Sequence[Part]) -> Factors | None:
+    """The magnitudes of a DoRA by rows, one after another; none of a plain module, None where they cannot be joined."""
+    modules = [module for module, _ in parts if module is not None]
+    role = next((role for role in ("magnitude", "dora_scale") if role in modules[0].factors), None)
+    if role is None:
+        return {}
+    by_rows = all(role in (module.rules.by_rows(module.shapes, module.settings) or ()) for module in modules)
+    return {role: _cat([module.factors[role] for module in modules])} if by_rows and len(modules) == len(parts) else None
 
 
 def _scaled(parts: Sequence[Part], ratios: Sequence[float], role: str) -> list[Tensor | None]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly"]
 
 #: By which factor a delta is linear, per algorithm: that one takes the scale.
-_LINEAR = {"lora": "up"}
+_LINEAR = {"lora": ("up",), "loha": ("w1_a",), "lokr": ("w1", "w1_a"), "diff": ("diff",)}
 
 _CLOSE = 1e-7
 
@@ -78,7 +78,7 @@ def fold_scale(module: ModuleTensors) -> ModuleTensors:
     settings = {name: value for name, value in module.settings.items() if name != "alpha"}
     if scale == 1:
         return replace(module, settings=settings)
-    role = _LINEAR[module.algorithm]
+    role = next(role for role in _LINEAR[module.algorithm] if role in module.factors)
     factors = {**module.factors, role: scaled_exactly(module.factors[role], scale)}
     return replace(module, factors=factors, settings={**settings, "scale": 1.0})
 

@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fluxsmith.adapters.dialects import MAIN, Dialect
+from fluxsmith.adapters.dialects.peft_rules import SCALED
 from fluxsmith.adapters.scales import alpha_of
+from fluxsmith.adapters.sidecars import DIFFUSERS
+from fluxsmith.adapters.translating import decomposes
 from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["peft_config", "sidecars"]
 
 Named = Sequence[tuple[str, "ModuleTensors"]]
-
-HEADER = "lora_adapter_metadata"
 
 
 def sidecars(dialect: Dialect, modules: Named, main: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -43,26 +44,37 @@ def sidecars(dialect: Dialect, modules: Named, main: str) -> tuple[dict[str, str
         prefix = dialect.prefixes[MAIN if component == main else component][0]
         config = peft_config([(name, module) for name, module in modules if module.target.component == component])
         found |= {prefix + key: value for key, value in config.items()}
-    return {HEADER: json.dumps(found, indent=2, sort_keys=True)}, {}
+    return {DIFFUSERS: json.dumps(found, indent=2, sort_keys=True)}, {}
 
 
 def peft_config(modules: Named) -> dict[str, Any]:
-    """The fields of a peft.LoraConfig that these modules need; names are dotted, without prefix."""
+    """The fields of a peft.LoraConfig or LoHaConfig that these modules need; names are dotted, without prefix."""
     named = [(name, module) for name, module in modules if not module.target.stored.endswith(".bias")]
-    dora = {"magnitude" in module.factors for _, module in named}
+    dora = {decomposes(module) for _, module in named}
     if len(dora) > 1:
         raise IncompatibleError(
             "adapter.mixed-algorithms",
             "one PEFT adapter is either all DoRA or all LoRA, this one has both",
             fix="convert with --as lora, or to another dialect, such as kohya",
         )
+    kinds = {module.algorithm for _, module in named}
+    if len(kinds) > 1:
+        raise IncompatibleError(
+            "adapter.mixed-algorithms",
+            f"one PEFT adapter has one algorithm, this one has {', '.join(sorted(kinds))}",
+            fix="convert with --as lora, or to another dialect, such as kohya",
+        )
+    kind = kinds.pop()
     ranks = {name: module.rules.rank(module.shapes) or 1 for name, module in named}
     alphas = {name: _plain(alpha_of(module) or ranks[name]) for name, module in named}
-    return {
-        "peft_type": "LORA", "r": _most(ranks), "lora_alpha": _most(alphas), "rank_pattern": _pattern(ranks),
-        "alpha_pattern": _pattern(alphas), "target_modules": _targets(list(ranks)), "use_rslora": False, "use_dora": dora == {True},
-        "lora_bias": any(module.target.stored.endswith(".bias") for _, module in modules), "bias": "none", "inference_mode": True,
+    found = {
+        "peft_type": kind.upper(), "r": _most(ranks), SCALED[kind]: _most(alphas), "rank_pattern": _pattern(ranks),
+        "alpha_pattern": _pattern(alphas), "target_modules": _targets(list(ranks)), "inference_mode": True,
     }  # fmt: skip
+    if kind != "lora":
+        return found
+    biases = any(module.target.stored.endswith(".bias") for _, module in modules)
+    return {**found, "use_rslora": False, "use_dora": dora == {True}, "lora_bias": biases, "bias": "none"}
 
 
 def _plain(value: float) -> float | int:

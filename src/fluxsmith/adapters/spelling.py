@@ -35,9 +35,6 @@ class Speller:
         Raises IncompatibleError where the dialect has no words for the algorithm, or for what it changes.
         """
         words = self._words(module)
-        missing = [role for role in module.factors if role not in words]
-        if missing:
-            raise _no_words(self.dialect, module, f"its factor `{missing[0]}`")
         keys = {role: self._key(module.target, words[role]) for role in module.factors}
         return self.name(module.target), keys
 
@@ -58,7 +55,9 @@ class Speller:
                 facts={"tensor": target.tensor, "has": ", ".join(self.dialect.prefixes)},
                 fix=f"leave it out with --components {self.main}",
             )
-        return self.writing.spell(self.dialect, Key(component, self.name(target), last, target.parts, self.dialect.joined))
+        prefixes = self.dialect.prefixes[component]
+        prefix = next((p for p in prefixes if p.startswith(target.component)), prefixes[0])  # transformer. or unet.
+        return self.writing.spell(prefix, Key(component, self.name(target), last, target.parts, self.dialect.joined))
 
     @property
     def main(self) -> str:
@@ -70,22 +69,26 @@ class Speller:
 
     def _words(self, module: ModuleTensors) -> Mapping[str, str]:
         """Role -> last part of its key."""
-        if module.algorithm not in self.writing.algorithms:
-            raise _cannot_hold(self.dialect, self.writing, module)
-        words = words_of(self.dialect.vocabulary, module)
-        if words is None:
-            raise _no_words(self.dialect, module, "the algorithm")
+        words = words_of(self.dialect, module.algorithm, bias=module.target.stored.endswith(".bias"))
+        missing = [role for role in module.factors if role not in words]
+        if missing:
+            raise _cannot_hold(self.dialect, self.writing, module, missing[0])
         return words
 
 
-def words_of(vocabulary: str, module: ModuleTensors) -> Mapping[str, str] | None:
-    """Role -> last part of its key in a vocabulary, None where that has none. A bias has words of its own."""
-    words = module.rules.stored.get(vocabulary)
-    if words is None or not module.target.stored.endswith(".bias"):
-        return words
-    peft = ("lora_", "ia3_")  # PEFT's own words begin so; LyCORIS calls a bias diff_b
-    found = {role: last for last, role in module.rules.biases.items() if last.startswith(peft) == (vocabulary == "peft")}
-    return found or None
+def words_of(dialect: Dialect, algorithm: str, *, bias: bool = False) -> Mapping[str, str]:
+    """Role -> last part of its key, for the factors of an algorithm that a dialect's programs load; a bias has words of
+    its own."""
+    writing, rules = dialect.writing, ALGORITHMS[algorithm]
+    if writing is None or algorithm not in writing.algorithms:
+        return {}
+    peft = dialect.vocabulary == "peft"
+    if bias:
+        own = [(last, role) for last, role in rules.biases.items() if last.startswith("lora_") == (peft and algorithm == "lora")]
+        return {role: last for last, role in reversed(own)}
+    words = {**(rules.stored.get("lycoris", {}) if writing.borrows else {}), **rules.stored.get(dialect.vocabulary, {})}
+    without = () if "dora" in writing.algorithms else ("magnitude", "dora_scale")
+    return {role: last for role, last in words.items() if role not in without}
 
 
 def stem_of(target: Target, prefixes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> str:
@@ -96,21 +99,12 @@ def stem_of(target: Target, prefixes: Mapping[str, Mapping[str, tuple[str, ...]]
     return name.rpartition(".")[0] or name
 
 
-def _cannot_hold(dialect: Dialect, writing: Writing, module: ModuleTensors) -> IncompatibleError:
-    held = [ALGORITHMS[name].title if name in ALGORITHMS else name for name in writing.algorithms]
+def _cannot_hold(dialect: Dialect, writing: Writing, module: ModuleTensors, role: str) -> IncompatibleError:
+    held = [ALGORITHMS[name].title if name in ALGORITHMS else name.upper() for name in writing.algorithms]
     ways = [way for way in ("diff", "lora") if way in writing.algorithms]
     return IncompatibleError(
         "adapter.algorithm",
-        f"{dialect.title} cannot hold {module.rules.title}, which `{module.target.tensor}` has",
-        facts={"dialect": dialect.name, "holds": ", ".join(held)},
+        f"{dialect.title} has no name for the factor `{role}` of {module.rules.title}, at `{module.target.tensor}`",
+        facts={"dialect": dialect.name, "holds": ", ".join(dict.fromkeys(held))},
         fix=" or ".join(f"--as {way}" + (" --rank R" if way == "lora" else "") for way in ways) or "choose another dialect",
-    )
-
-
-def _no_words(dialect: Dialect, module: ModuleTensors, what: str) -> IncompatibleError:
-    return IncompatibleError(
-        "adapter.algorithm",
-        f"the dialect {dialect.name} has no name for {what} of {module.rules.title} at `{module.target.tensor}`",
-        facts={"dialect": dialect.name},
-        fix="choose another dialect, or --as diff",
     )

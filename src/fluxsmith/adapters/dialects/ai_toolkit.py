@@ -8,6 +8,7 @@ names the program.
 from dataclasses import replace
 
 from fluxsmith.adapters.dialects.diffusers import DIFFUSERS_PIPELINE
+from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.sidecars import Sidecar, software_of
 
 __all__ = ["AI_TOOLKIT"]
@@ -17,4 +18,11 @@ def _claims(sidecar: Sidecar) -> bool:
     return software_of(sidecar) == "ai-toolkit"
 
 
-AI_TOOLKIT = replace(DIFFUSERS_PIPELINE, name="ai-toolkit", title="ai-toolkit (FLUX.1)", claims=_claims, remark=lambda modules, sidecar: "")
+AI_TOOLKIT = replace(
+    DIFFUSERS_PIPELINE,
+    name="ai-toolkit",
+    title="ai-toolkit (FLUX.1)",
+    claims=_claims,
+    remark=lambda modules, sidecar: "",
+    writing=Writing("diffusers", ("lora",), "nowhere"),
+)

@@ -19,5 +19,5 @@ COMFY = Dialect(
         "t5": ("text_encoders.t5xxl.transformer.", "text_encoders.t5xxl."),
     },
     widens=("img_in",),
-    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "glora")),
+    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "glora"), borrows=True),
 )

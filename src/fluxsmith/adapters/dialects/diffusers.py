@@ -14,6 +14,7 @@ from typing import Any, cast
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Draft, Key, by_prefix, default_settings
 from fluxsmith.adapters.dialects.peft import without_adapter_name
 from fluxsmith.adapters.dialects.peft_rules import peft_settings
+from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.module import Module
 from fluxsmith.adapters.sidecars import DIFFUSERS as HEADER
 from fluxsmith.adapters.sidecars import Sidecar, SidecarError
@@ -102,6 +103,7 @@ DIFFUSERS_PIPELINE = Dialect(
     parse=_parse,
     settings=_pipeline_settings,
     remark=_remark,
+    writing=Writing("diffusers", ("lora", "dora"), "header"),
 )  # fmt: skip
 
 DIFFUSERS_MODEL = replace(

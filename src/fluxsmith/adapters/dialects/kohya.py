@@ -18,5 +18,10 @@ KOHYA = Dialect(
     joined=True,
     vocabulary="lycoris",
     notice=split_qkv_note,
-    writing=Writing("original", ("lora", "loha", "lokr", "diff", "dora", "oft", "boft", "ia3", "glora")),
+    writing=Writing(
+        "original",
+        ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "ia3", "glora"),
+        other_layouts={"sd15": "diffusers"},
+        metadata={"ss_network_module": "lycoris.kohya"},
+    ),
 )

@@ -5,6 +5,7 @@ Names are those of the wrapped model with `_` for `.`. The scale is alpha over r
 """
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect
+from fluxsmith.adapters.dialects.writing import Writing
 
 __all__ = ["LYCORIS"]
 
@@ -14,4 +15,5 @@ LYCORIS = Dialect(
     prefixes={MAIN: ("lycoris_",)},
     joined=True,
     vocabulary="lycoris",
+    writing=Writing("diffusers", ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "ia3", "glora")),
 )

@@ -8,7 +8,7 @@ import re
 from dataclasses import replace
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key, by_prefix
-from fluxsmith.adapters.dialects.writing import Writing, spell_by_prefix
+from fluxsmith.adapters.dialects.writing import Parts, Writing, spell_by_prefix
 from fluxsmith.layouts.table import Canonical
 
 __all__ = ["ONETRAINER_BFL"]
@@ -27,13 +27,13 @@ def _parse(dialect: Dialect, key: str) -> Key | None:
     return replace(parsed, name="img_in", label=label) if parsed.name == "img_in.proj" else parsed
 
 
-def _divide(tensor: Canonical) -> tuple[tuple[int, int] | None, ...]:
+def _divide(tensor: Canonical) -> tuple[Parts, ...]:
     return tuple((i, i) for i in range(len(tensor.segments))) or (None,)
 
 
-def _spell(dialect: Dialect, key: Key) -> str:
+def _spell(prefix: str, key: Key) -> str:
     name = f"{key.name}.{key.parts[0]}" if key.parts else f"{key.name}.proj" if key.name == "img_in" else key.name
-    return spell_by_prefix(dialect, replace(key, name=name))
+    return spell_by_prefix(prefix, replace(key, name=name))
 
 
 ONETRAINER_BFL = Dialect(

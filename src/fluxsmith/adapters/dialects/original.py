@@ -13,5 +13,5 @@ ORIGINAL = Dialect(
     title="original names without a prefix (OneTrainer ORIGINAL)",
     prefixes={MAIN: ("",)},
     layouts=("bfl", "ldm", "sgm", "original"),
-    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff")),
+    writing=Writing("original", ("lora", "dora", "loha", "lokr", "diff"), borrows=True),
 )

@@ -7,7 +7,7 @@ There is no alpha: the scale is 1.
 import re
 
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Key
-from fluxsmith.adapters.dialects.writing import Writing
+from fluxsmith.adapters.dialects.writing import Parts, Writing
 from fluxsmith.layouts.table import Canonical
 
 __all__ = ["XLABS"]
@@ -29,12 +29,12 @@ def _parse(dialect: Dialect, key: str) -> Key | None:
     return Key(MAIN, name, f"lora_{factor}.weight", parts, False, dialect.layouts, key.removesuffix(f".{factor}.weight"))
 
 
-def _divide(tensor: Canonical) -> tuple[tuple[int, int] | None, ...]:
+def _divide(tensor: Canonical) -> tuple[Parts, ...]:
     """Of linear1 the rows of q, k and v."""
     return ((0, 2) if tensor.name.endswith("linear1.weight") else None,)
 
 
-def _spell(dialect: Dialect, key: Key) -> str:
+def _spell(prefix: str, key: Key) -> str:
     """The inverse of _parse: `lora_A.weight` is `down`."""
     kind, number, *rest = key.name.split(".")
     stream = "" if kind == "single_blocks" else "1" if rest[0] == "img_attn" else "2"
