@@ -69,17 +69,22 @@ def _choose(checkpoint: Checkpoint, keys: Sequence[str], found: Sequence[Reading
     """The reading that explains most; see the refusals for what is none."""
     file = checkpoint.reference
     best = found[0] if found else None
+    if base is not None and (best is None or best.score < 1):
+        others = [r for r in readings(keys, known_tables()) if r.score >= ENOUGH and (best is None or len(r.keys) > len(best.keys))]
+        if others:
+            raise refusals.wrong_family(file, base, [r for r in others if len(r.keys) == len(others[0].keys)])
+    if best is not None and best.score < ENOUGH:
+        _check_mixture(file, keys, best, found)
     if best is None or best.score < ENOUGH:
-        if best is not None:
-            _check_mixture(file, keys, best, found)
-        others = [r for r in readings(keys, known_tables()) if r.score >= ENOUGH] if base is not None else []
-        if base is not None and others:
-            raise refusals.wrong_family(file, base, others[0])
         raise refusals.unknown_dialect(file, keys, base, best)
     for other in found[1:]:
-        if other.table is best.table and len(other.keys) == len(best.keys) and other.keys != best.keys:
+        if other.table is best.table and other.keys.keys() == best.keys.keys() and not _same_meaning(best, other):
             raise refusals.ambiguous(file, best, other)
     return best
+
+
+def _same_meaning(one: Reading, other: Reading) -> bool:
+    return all((read.place, read.role) == (other.keys[key].place, other.keys[key].role) for key, read in one.keys.items())
 
 
 def _check_mixture(file: str, keys: Collection[str], best: Reading, found: Sequence[Reading]) -> None:

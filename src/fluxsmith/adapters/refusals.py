@@ -30,13 +30,13 @@ SHOWN = 10
 WHOLE = "use the complete file, as its trainer wrote it"
 
 
-def wrong_family(file: str, base: Bound, other: Reading) -> IncompatibleError:
-    """A file that explains itself as an adapter for another family than the base's."""
-    family = other.table.family if other.table else "another model"
+def wrong_family(file: str, base: Bound, others: Sequence[Reading]) -> IncompatibleError:
+    """A file whose keys are those of another family than the base's; `others` are the best readings."""
+    families = " or ".join(dict.fromkeys(other.table.family if other.table else "another model" for other in others))
     return IncompatibleError(
         "adapter.wrong-family",
-        f"{file} is an adapter for {family}, the base is {base.family}",
-        facts={"adapter": other.title, "base": base.checkpoint.reference},
+        f"{file} is an adapter for {families}, the base is {base.family}",
+        facts={"adapter": others[0].title, "base": base.checkpoint.reference},
         fix="use an adapter that was trained on this family",
     )
 
