@@ -6,6 +6,7 @@ from typing import Any
 
 from fluxsmith.engine.plan import Adapt, Apply, Job, Load, Plan
 from fluxsmith.errors import UsageError, did_you_mean
+from fluxsmith.io.views import Extent
 
 __all__ = ["find_jobs", "tell"]
 
@@ -44,10 +45,18 @@ def tell(plan: Plan, job: Job) -> list[str]:
     return lines
 
 
+def _extent(extent: Extent) -> str:
+    """The bytes that are read, and what they are."""
+    stored = extent.stored
+    codec = extent.codec
+    what = f"{codec.kind} ({codec.scheme}), elements {extent.first}-{extent.first + extent.count}" if codec else extent.dtype
+    return f"      {stored.file} bytes {stored.offset}-{stored.offset + stored.nbytes}  {what}"
+
+
 def _step(number: int, step: Any) -> list[str]:
     if isinstance(step, Load):
         first = [f"[{number}] {step.model}, {list(step.view.shape)}"]
-        return first + [f"      {e.file} bytes {e.offset}-{e.offset + e.nbytes}  {e.dtype}" for e in step.view.extents]
+        return first + [_extent(extent) for extent in step.view.extents]
     if isinstance(step, Apply):
         options = ", ".join(f"{key} {_value(value)}" for key, value in step.options.items())
         inputs = ", ".join(f"[{i}]" for i in step.inputs)

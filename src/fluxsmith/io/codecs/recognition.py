@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxsmith.errors import FileError, IncompatibleError
+from fluxsmith.hub import HubReference, parse_reference
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.numbers import read_bytes
 from fluxsmith.io.views import Extent, View
@@ -47,11 +48,12 @@ def is_remote(checkpoint: Checkpoint) -> bool:
 def contents(checkpoint: Checkpoint, key: str) -> bytes:
     """The bytes of a small tensor; raises FileError where it is not on this machine."""
     if is_remote(checkpoint):
+        place = parse_reference(checkpoint.reference)
         raise FileError(
             "file.needs-download",
             f"how {checkpoint.reference} is quantised stands in its tensors, of which only the names are here",
             facts={"file": checkpoint.reference, "key": key},
-            fix="download the file, then name it by its path",
+            fix=place.download_command if isinstance(place, HubReference) else "download the file, then name it by its path",
         )
     return read_bytes(checkpoint.tensors[key])
 
