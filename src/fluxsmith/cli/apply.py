@@ -50,7 +50,7 @@ def command(**arguments: Any) -> None:
     root: Expression = model(a["base"], name="base")
     for name, reference, weight in zip(_names(a["adapters"]), a["adapters"], _weights(a["weights"], len(a["adapters"])), strict=True):
         root = root + weight * adapter(reference, name=name, components=parts, ignore=a["ignore"])
-    recipe = with_options(Recipe(root), a["layout"], a["dtype"], a["shard_size"])
+    recipe = with_options(Recipe(root), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"], verb="apply",
         resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=not a["no_report"],

@@ -12,19 +12,22 @@ __all__ = ["command"]
 
 @click.command("convert")
 @click.argument("reference", metavar="FILE|FOLDER|REF")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors or .gguf."
+)
 @output_options
 @click.option("--guidance", metavar="POLICY", help="Change the guidance layers: drop, zero or bake(3.5).")
 @click.option("--transformer-only", is_flag=True, help="Take the transformer out of an all-in-one file, dropping the rest.")
 @run_options
 @talk_options
 def command(**arguments: Any) -> None:
-    """Write a checkpoint in another layout or type; without loss where the type stays.
+    """Write a checkpoint in another layout or type; without loss where the type stays, with a table of errors where it is quantised.
 
     \b
     fluxsmith convert flux1-dev.safetensors -o dev-diffusers --layout diffusers --shard-size 10GB
     fluxsmith convert ./transformer -o flux.safetensors --layout comfy
-    fluxsmith convert flux1-dev.safetensors -o dev-fp8.safetensors --dtype fp8_e4m3
+    fluxsmith convert flux1-dev.safetensors -o dev-fp8.safetensors --dtype fp8_scaled
+    fluxsmith convert flux1-dev.safetensors -o dev-Q8_0.gguf --dtype q8_0
     fluxsmith convert old.ckpt -o new.safetensors --allow-pickle
     """
     from fluxsmith.cli.running import run_and_show

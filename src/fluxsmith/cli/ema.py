@@ -19,7 +19,9 @@ __all__ = ["command"]
 
 @click.command("ema")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors or .gguf."
+)
 @click.option("--alpha", "alphas", multiple=True, metavar="A,...", help="Share of the newest in e = lerp(e, m, A), from 0 to 1.")
 @click.option("--sigma-rel", "sigmas", multiple=True, metavar="S,...", help="Width of Karras' power profile, a share of the run to 0.2886.")
 @output_options
@@ -85,6 +87,6 @@ def _wishes(references: Sequence[str], alphas: Sequence[float], sigmas: Sequence
 
 def _labelled(output: Path, label: str) -> Path:
     """`ema.safetensors` as `ema_alpha0.9.safetensors`, the folder `ema` as `ema_alpha0.9`."""
-    if output.suffix == ".safetensors":
-        return output.with_name(f"{output.stem}_{label}.safetensors")
+    if output.suffix in (".safetensors", ".gguf"):
+        return output.with_name(f"{output.stem}_{label}{output.suffix}")
     return output.with_name(f"{output.name}_{label}")

@@ -13,7 +13,9 @@ __all__ = ["command"]
 
 @click.command("merge")
 @wish_options
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors or .gguf."
+)
 @output_options
 @run_options
 @click.option("--no-report", is_flag=True, help="Do not write OUTPUT.report.html (report.html in a folder).")

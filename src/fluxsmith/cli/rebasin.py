@@ -17,7 +17,9 @@ __all__ = ["command"]
 @click.command("rebasin")
 @click.argument("reference", metavar="A")
 @click.option("--to", required=True, metavar="B", help="The model whose order is taken.")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="A folder, or one file ending in .safetensors or .gguf."
+)
 @output_options
 @run_options
 @talk_options

@@ -217,8 +217,7 @@ class _Copying:
 
         def moved(target: Target) -> Target:
             number, offset = at(target.file, target.offset)
-            scale = None if target.scale is None else at(target.file, target.scale)[1]
-            return replace(target, file=number, offset=offset, scale=scale)
+            return replace(target, file=number, offset=offset, scale=target.scale and at(*target.scale))
 
         jobs = [replace(job, targets=tuple(moved(target) for target in job.targets)) for job in self.merged.jobs]
         return jobs, [Constant(*at(constant.file, constant.offset), constant.digits) for constant in self.merged.constants]

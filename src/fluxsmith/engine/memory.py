@@ -32,7 +32,7 @@ def tile_elements(job: Job) -> int:
     size = TILE
     while size > SMALLEST and size * len(job.loads) > 2 * TILE:
         size //= 2
-    unit = lcm(row_elements(job), (job.scaling.size or 1) if job.scaling else 1)
+    unit = lcm(row_elements(job), job.unit)
     return max(size // unit, 1) * unit
 
 

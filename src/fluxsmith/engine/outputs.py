@@ -119,8 +119,8 @@ def aim(jobs: Sequence[Job], emitted: Sequence[OutputTensor], files: Sequence[Ou
         targets: list[Target] = []
         for placement, index in sorted(by_source[job.tensor], key=lambda pair: pair[0].start):
             number, entry = places[emitted[index].name]
-            scale = places[scales[emitted[index].name]][1] if job.scaling else None
-            target = _target(job, placement, number, entry.start, scale.start if scale else None)
+            scale = places[scales[emitted[index].name]] if job.scaling else None
+            target = _target(job, placement, (number, entry.start), scale and (scale[0], scale[1].start))
             if target is not None:
                 targets.append(replace(target, tensor=index))
         aimed.append(replace(job, targets=tuple(targets)))
@@ -128,15 +128,17 @@ def aim(jobs: Sequence[Job], emitted: Sequence[OutputTensor], files: Sequence[Ou
     return aimed
 
 
-def _target(job: Job, placement: Placement, file: int, data: int, scale: int | None) -> Target | None:
-    """Where the elements of a placement go that are a job's; None where it has none of them."""
+def _target(job: Job, placement: Placement, data: tuple[int, int], scale: tuple[int, int] | None) -> Target | None:
+    """Where the elements of a placement go that are a job's; None where it has none of them. `data` and `scale` are where
+    the output tensor and its scales begin (file, byte).
+    """
     first, last = max(placement.start, job.origin), min(placement.start + placement.count, job.origin + job.count)
     if first >= last:
         return None
     at = placement.at + first - placement.start  # in the output tensor
     if scale is not None and job.scaling and job.scaling.size:
-        scale += DTYPES[job.scaling.dtype].nbytes(at // job.scaling.size)
-    return Target(file, data + stored_type(job.dtype).nbytes(at), first - job.origin, last - first, scale)
+        scale = scale[0], scale[1] + DTYPES[job.scaling.dtype].nbytes(at // job.scaling.size)
+    return Target(data[0], data[1] + stored_type(job.dtype).nbytes(at), first - job.origin, last - first, scale)
 
 
 def _check_scales(jobs: Sequence[Job], emitted: Sequence[OutputTensor]) -> None:

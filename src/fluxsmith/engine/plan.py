@@ -153,13 +153,13 @@ class Scaling:
 @dataclass(frozen=True, slots=True)
 class Target:
     """Elements [start, start + count) of a job go to byte `offset` of the tensor data of output file `file`, and the first
-    of their scales to byte `scale` of the same file. Targets of one output tensor have the same number `tensor`."""
+    of their scales to the place `scale` (file, byte). Targets of one output tensor have the same number `tensor`."""
 
     file: int
     offset: int
     start: int
     count: int
-    scale: int | None = None
+    scale: tuple[int, int] | None = None
     tensor: int = 0
 
 
@@ -199,6 +199,13 @@ class Job:
     def quantised(self) -> bool:
         """Whether the elements are stored as multiples of scales."""
         return self.scaling is not None or self.dtype in BLOCK_TYPES
+
+    @property
+    def unit(self) -> int:
+        """How many consecutive elements are stored together, sharing a scale that they alone decide."""
+        if self.dtype in BLOCK_TYPES:
+            return BLOCK_TYPES[self.dtype].block
+        return (self.scaling.size or 1) if self.scaling else 1
 
     @property
     def loads(self) -> list[Load]:

@@ -110,7 +110,8 @@ def _write_part(task: Task, target: Target, part: Tensor, sink: Sink, errors: Qu
         encoded = encode_scaled(part, scales, job.dtype)
         assert target.scale is not None
         before = (first - target.start) // scaling.size if scaling.size else 0
-        sink.write(target.file, target.scale + before * scales.itemsize, as_bytes(scales))
+        file, start = target.scale
+        sink.write(file, start + before * scales.itemsize, as_bytes(scales))
     data = as_bytes(encoded.stored)
     sink.write(target.file, target.offset + stored_type(job.dtype).nbytes(first - target.start), data)
     errors.note(job, first, part, encoded.values)

@@ -9,12 +9,13 @@ from typing import Any
 
 from fluxsmith.engine.plan import Constant, Job, Scaling
 from fluxsmith.errors import IncompatibleError, RecipeError, UsageError
+from fluxsmith.io.checkpoint import PARTS
 from fluxsmith.io.dtypes import BLOCK_TYPES, DTYPES, promote
 from fluxsmith.io.gguf_header import GGUF_TYPES
 from fluxsmith.io.schemes import SCHEMES, Extra, Scheme, output_type_name
 from fluxsmith.io.schemes.recognition import scheme_of
 from fluxsmith.io.shards import FileFormat, OutputFile
-from fluxsmith.layouts import Bound, Canonical
+from fluxsmith.layouts import Bound, Canonical, table_of
 from fluxsmith.layouts.emission import COMFY_PREFIX, OutputTensor
 from fluxsmith.layouts.structural import KEYWISE
 from fluxsmith.recipes.recipe import OutputOptions
@@ -39,7 +40,7 @@ def container_of(output: Path | None) -> FileFormat:
 @dataclass(frozen=True)
 class Storage:
     """How the tensors of one output are stored. `wanted` is the one element type that was asked for, `scheme` how weights
-    are quantised, `note` what the user should know of that.
+    are quantised, `rest` the type of all others (None: what the inputs have), `note` what the user should know of that.
 
     Quantised are the matrices of the blocks of a transformer or UNet; biases, norms, embedders, the first and the last
     layers, small tensors and matrices of no whole number of blocks keep the type that the inputs have, at least bf16.
@@ -49,6 +50,7 @@ class Storage:
     wanted: str | None
     container: FileFormat
     family: str
+    rest: str | None = None
     note: str = ""
 
     @classmethod
@@ -56,14 +58,14 @@ class Storage:
         """What the options of an output mean for a result like the first input.
 
         Where no type is asked for, the result is stored as the first input is: in its scheme, where the output's files can
-        hold that. Raises UsageError where the output's file cannot hold what is asked for, IncompatibleError where the family cannot be
-        stored so.
+        hold that. Raises UsageError where the output's file cannot hold what is asked for, IncompatibleError where the
+        family cannot be stored so.
         """
         name, container = options.dtype, container_of(output)
         if name is None and first.checkpoint.quantised is not None and output is not None:
             return cls._like(first, output)
         scheme = SCHEMES.get(name) if name else None
-        storage = cls(scheme, None if scheme else name, container, first.family)
+        storage = cls(scheme, None if scheme else name, container, first.family, _rest(first))
         storage._check_container(output)
         storage._check_family(first)
         return storage
@@ -74,7 +76,7 @@ class Storage:
         assert first.checkpoint.quantised is not None
         container = container_of(output)
         name = scheme_of(first.checkpoint)
-        storage = cls(SCHEMES.get(name or ""), None, container, first.family)
+        storage = cls(SCHEMES.get(name or ""), None, container, first.family, _rest(first))
         try:
             storage._check_container(output)
             storage._check_family(first)
@@ -160,10 +162,11 @@ class Storage:
             return self.scheme.dtype
         if self.container == "gguf" and (len(tensor.shape) < 2 or tensor.count <= _SMALL):
             return "F32"
-        kept = self.wanted or promote(floats or {"BF16"})
+        kept = self.wanted or self.rest or promote(floats or {"BF16"})
         if self.container == "gguf":
             return kept if kept in GGUF_TYPES else "F32" if DTYPES[kept].bits > 16 else "BF16"
-        return "BF16" if self.scheme and DTYPES[kept].bits < 16 else kept
+        rough = self.scheme is not None and tensor.component in _DENOISERS and DTYPES[kept].bits < 16
+        return "BF16" if rough else kept
 
     def scale(self, job: Job, shape: tuple[int, ...], quantised: frozenset[str]) -> Job:
         """The job with the scaling that the scheme gives to tensors of this shape."""
@@ -173,10 +176,21 @@ class Storage:
         return replace(job, scaling=Scaling(self.scheme.per(shape), self.scheme.scale_dtype), action=action)
 
     def beside(self, emitted: Sequence[OutputTensor], quantised: frozenset[str]) -> Beside:
-        """The extra tensors of every quantised output tensor, by its name; the file's marker stands beside the first."""
+        """The extra tensors of every quantised output tensor, by its name; the file's marker stands beside the first.
+
+        Raises IncompatibleError where the tensors lie in the folders of a pipeline, which nothing reads quantised so.
+        """
         found: dict[str, tuple[Extra, ...]] = {}
         for tensor in emitted:
             if self.scheme and tensor.placements[0].source in quantised:
+                if tensor.name.split("/")[0] in PARTS:
+                    table = table_of(self.family)
+                    raise IncompatibleError(
+                        "output.scheme-in-a-pipeline",
+                        f"no program reads the folders of a {self.family} pipeline as {self.scheme.name}",
+                        facts={"key": tensor.name},
+                        fix=f"--layout {table.layouts[0] if table else 'ldm'}, whose one file ComfyUI reads, or --dtype fp8_e4m3",
+                    )
                 extras = self.scheme.beside(tensor.name, tensor.shape)
                 if self.scheme.marker and not found:
                     extras = (*extras, self.scheme.marker(COMFY_PREFIX if tensor.name.startswith(COMFY_PREFIX) else ""))
@@ -201,6 +215,12 @@ class Storage:
     def config(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of a config.json with what the scheme adds."""
         return {**known, **(self.scheme.config if self.scheme else {})}
+
+
+def _rest(first: Bound) -> str | None:
+    """GGUF files keep biases and norms in float32, whatever the model was; in other files they are as the weights are."""
+    gguf = any(extent.codec and extent.codec.scheme == "gguf" for view in first.views.values() for extent in view.extents)
+    return "BF16" if gguf else None
 
 
 def unify_dtypes(jobs: Sequence[Job], choose: Callable[[str, set[str]], str], models: Container[str]) -> tuple[list[Job], dict[str, str]]:

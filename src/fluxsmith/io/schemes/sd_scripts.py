@@ -32,9 +32,9 @@ def _block_scales(weight: str, shape: Shape) -> tuple[Extra, ...]:
 
 SCHEMES = tuple(
     Scheme(f"{name}{suffix}", dtype, about, per=per, scale_dtype="BF16", beside=beside)
-    for suffix, dtype in (("", "F8_E4M3"), ("_e5m2", "F8_E5M2"))
     for name, about, per, beside in (
         ("fp8_channel", "sd-scripts' scaled fp8: a scale per row", _row, _row_scales),
         ("fp8_block", "sd-scripts' scaled fp8: a scale per 64 weights of a row", _block, _block_scales),
     )
+    for suffix, dtype in (("", "F8_E4M3"), ("_e5m2", "F8_E5M2"))
 )
