@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff", "Compare two checkpoints, block by block."),
     "convert": ("convert", "Write a checkpoint in another layout or type."),
     "apply": ("apply", "Bake adapters (LoRA and its kin) into a checkpoint."),
+    "extract": ("extract", "Write the difference of two checkpoints as a LoRA or LoKr."),
     "adapter": ("adapter", "Inspect or convert adapters (LoRA, LoKr, DoRA, ...)."),
     "rebasin": ("rebasin", "Put one model's units in another's order, before they are merged."),
     "statistics": ("statistics", "Measure a model on examples, for Fisher and RegMean merges."),

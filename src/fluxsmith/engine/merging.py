@@ -25,7 +25,7 @@ from fluxsmith.io.references import open_reference
 from fluxsmith.io.writer import FileSink, disk_error, held_bytes
 from fluxsmith.recipes.recipe import Recipe
 
-__all__ = ["Merged", "Observer", "merge", "opener"]
+__all__ = ["Merged", "Observer", "Silent", "check_target", "check_unchanged", "merge", "opener"]
 
 _REPLACEABLE = (".safetensors", ".json", ".md", ".html", ".model", ".jinja", ".tiktoken")
 
@@ -121,7 +121,7 @@ def run_plan(plan: Plan, output: Path, settings: Settings, resume: bool, observe
         if not done:
             check_adapters(plan, execution.touched)
         found = hashes.wait()
-        _check_unchanged(plan)
+        check_unchanged(plan)
         sink.commit(fill_hashes(plan.metadata, plan.inputs, found), plan.small_files, plan.copies)
     except (Interrupted, KeyboardInterrupt):
         hashes.cancel()
@@ -239,7 +239,7 @@ def _job_bytes(job: Job) -> int:
     return stored_type(job.dtype).nbytes(job.count)
 
 
-def _check_unchanged(plan: Plan) -> None:
+def check_unchanged(plan: Plan) -> None:
     """Inputs must be the files that were planned for, to the end."""
     from fluxsmith.io.checkpoint import local_file
 

@@ -93,10 +93,14 @@ class Task:
 
 
 class Schedule:
-    """Hands out tasks. `stop()` lets running tasks end and hands out no more."""
+    """Hands out tasks. `stop()` lets running tasks end and hands out no more.
 
-    def __init__(self, jobs: Mapping[int, Job], on_done: Callable[[int], None]) -> None:
+    `at_once` makes the last phase of a job one task, for results that are not written tile by tile.
+    """
+
+    def __init__(self, jobs: Mapping[int, Job], on_done: Callable[[int], None], *, at_once: bool = False) -> None:
         self._jobs: Iterator[tuple[int, Job]] = iter(jobs.items())
+        self._at_once = at_once
         self._on_done = on_done
         self._ready: deque[Task] = deque()
         self._running = 0
@@ -172,5 +176,7 @@ class Schedule:
             tiles, kind = tiles[:1], "sample"
         else:
             kind = "measure"
+        if kind == "write" and self._at_once:
+            tiles = [(0, state.job.count)]
         state.remaining = len(tiles)
         return [Task(state, kind, i, start, stop) for i, (start, stop) in enumerate(tiles)]

@@ -34,6 +34,9 @@ class Settings:
 class Streaming(ABC):
     """Jobs on their way through tiles. `compute` is the type in which tiles are loaded (a safetensors name)."""
 
+    #: Whether the last task of a job is for all of its elements, as their result is not written tile by tile.
+    at_once = False
+
     def __init__(
         self,
         jobs: Mapping[int, Job],
@@ -44,7 +47,7 @@ class Streaming(ABC):
         on_job: Callable[[int], None] = lambda job: None,
     ) -> None:
         self._settings, self._loaded_as, self._seed = settings, compute, seed
-        self._schedule = Schedule(jobs, on_job)
+        self._schedule = Schedule(jobs, on_job, at_once=self.at_once)
         self._files = Files()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
