@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("apply", "Bake adapters (LoRA and its kin) into a checkpoint."),
     "extract": ("extract", "Write the difference of two checkpoints as a LoRA or LoKr."),
     "adapter": ("adapter", "Inspect or convert adapters (LoRA, LoKr, DoRA, ...)."),
+    "split": ("split", "Take an all-in-one file apart, one file for every component."),
+    "bundle": ("bundle", "Put a transformer, text encoders and a VAE into one file."),
     "rebasin": ("rebasin", "Put one model's units in another's order, before they are merged."),
     "statistics": ("statistics", "Measure a model on examples, for Fisher and RegMean merges."),
     "ema": ("ema", "Average the checkpoints of a run, also as a sweep."),

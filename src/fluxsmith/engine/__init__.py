@@ -3,6 +3,8 @@
 plan.py          what a plan is
 planning.py      recipe + headers -> plan; every key accounted for
 inputs.py        opening inputs and checking that they fit;  outputs.py  how the result lies in its files
+rest.py          models of which what is not merged is copied;  copying.py   the plan of such a merge
+bundling.py      all-in-one files taken apart and put together
 storage.py       in what types a result is stored;  quantising.py  scales, and what rounding costs
 programs.py      the program of one tensor
 memory.py        how large tiles are and what they take

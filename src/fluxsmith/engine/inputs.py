@@ -34,7 +34,7 @@ def bind_input(model: Model, recipe: Recipe, open_checkpoint: Opener) -> Bound:
     if recipe.structural:
         return bind_structural(decoded(checkpoint), strip=recipe.strip)
     if model.components or recipe.components:
-        owners = owners_of(checkpoint)
+        owners = owners_of(checkpoint, model.components or recipe.components)
         return _bind_components(checkpoint, model.components or _made_of(owners, recipe), owners)
     bound = open_model(checkpoint, known_tables())
     if bound.extras:

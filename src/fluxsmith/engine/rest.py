@@ -70,7 +70,7 @@ def sources_of(recipe: Recipe, open_checkpoint: Opener) -> tuple[Source, ...]:
                 facts={"file": model.reference, "key": coded},
                 fix=f"fluxsmith convert {model.reference} -o FILE.safetensors --dtype bf16, and take that",
             )
-        owners = owners_of(checkpoint)
+        owners = owners_of(checkpoint, model.components)
         unknown = [name for name in model.components if name not in (*owners.places, REST)]
         if unknown:
             raise IncompatibleError(
@@ -95,7 +95,7 @@ def settled(recipe: Recipe, sources: Sequence[Source], open_checkpoint: Opener) 
     """
     copied_only = {id(source.model) for source in sources if not source.is_input}
     inputs = [model for model in recipe.models() if model.holds == "weight" and id(model) not in copied_only]
-    owners = {model.name: owners_of(_opened(model, open_checkpoint)) for model in inputs}
+    owners = {model.name: owners_of(_opened(model, open_checkpoint), model.components) for model in inputs}
     everyone = {**owners, **{source.name: source.owners for source in sources}}
     table = next((found.table for found in everyone.values() if found.table is not None and not found.alone), None)
     if table is None:

@@ -125,7 +125,7 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     checkpoint = decoded(checkpoint)
     if force == "structural":
         return bind_structural(checkpoint)
-    candidate = detect(checkpoint, tables) or component_alone(checkpoint)
+    candidate = detect(checkpoint, tables) or component_alone(checkpoint, components)
     foreign = _foreign(checkpoint)
     if foreign is not None and candidate is not None and foreign[0] == candidate.table.family:
         foreign = None
@@ -146,13 +146,13 @@ def open_model(checkpoint: Checkpoint, tables: tuple[Table, ...], *, force: str 
     return bind(checkpoint, candidate.table, candidate.layout, prefixes)
 
 
-def component_alone(checkpoint: Checkpoint) -> Candidate | None:
+def component_alone(checkpoint: Checkpoint, components: Collection[str] = ()) -> Candidate | None:
     """The reading of a complete text encoder or VAE that is alone in its file; None for anything else.
 
-    One with a config.json beside it is read as what that says it is.
+    One with a config.json beside it is read as what that says it is, unless it is asked for as one of `components`.
     """
-    candidate = detect(checkpoint, tables_for(checkpoint)) if checkpoint.config is None else None
-    if candidate is None or candidate.score < 1.0:
+    candidate = detect(checkpoint, tables_for(checkpoint, components)) if checkpoint.config is None or components else None
+    if candidate is None or candidate.score < 1.0 or (checkpoint.config and candidate.table.family not in components):
         return None
     own = {name.partition(".")[0] for name in anchors_of(candidate.table, candidate.layout)[candidate.table.family]}
     optional = {row.stem.removeprefix(f"{row.component}.").partition(".")[0] for row in candidate.table.rows if row.optional}

@@ -3,7 +3,7 @@
 Nothing is decoded, renamed or checked for completeness here: this is for copying what is stored as it is stored.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from fluxsmith.io.checkpoint import Checkpoint
@@ -50,12 +50,13 @@ class Ownership:
         return key if owner is None else key[len(self.places[owner]) :]
 
 
-def owners_of(checkpoint: Checkpoint) -> Ownership:
+def owners_of(checkpoint: Checkpoint, asked: Collection[str] = ()) -> Ownership:
     """Whose the keys of a checkpoint are, by their names alone, however its tensors are stored.
 
+    Components that are `asked` for decide where names alone do not (CLIP-L and CLIP-G).
     Raises IncompatibleError where two readings are equally good.
     """
-    candidate = detect(checkpoint, known_tables()) or detect(checkpoint, tables_for(checkpoint))
+    candidate = detect(checkpoint, known_tables()) or detect(checkpoint, tables_for(checkpoint, asked))
     if candidate is None:
         return Ownership(None, "", {})
     places = {component: prefix.removesuffix(_TEXT) for component, prefix in candidate.prefixes.items()}

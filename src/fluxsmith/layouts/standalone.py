@@ -1,6 +1,6 @@
 """Components as files of their own: a text encoder or a VAE alone, as ComfyUI and Black Forest Labs offer them.
 
-clip_l.safetensors, t5xxl.safetensors    transformers' names, layout `diffusers`
+clip_l.safetensors, t5xxl.safetensors    transformers' names, layout `diffusers`; CLIP's without `text_model.`, layout `bare`
 clip_g.safetensors                       those, or OpenCLIP's as in SDXL's own file, layout `sgm`
 ae.safetensors, vae.safetensors          the original names, layout `ldm`, or those of AutoencoderKL, layout `diffusers`
 
@@ -8,7 +8,7 @@ Families are called as the components are in the tables of whole models, and so 
 (`clip_l.text_model...`), so that they can take the place of those (`adopted`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from fluxsmith.io.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ from fluxsmith.layouts.text_encoders import clip_rows, openclip_rows, t5_rows
 
 __all__ = ["COMPONENT_TABLES", "adopted", "tables_for"]
 
-_CLIP_G_WIDTH = 1280  # both CLIPs have the same names; the width of the published ones tells them apart
+_CLIP_WIDTHS = {768: "clip_l", 1280: "clip_g"}
 
 
 def _table(
@@ -37,22 +37,34 @@ def _table(
 
 
 _LAYERS = {"diffusers": "text_model.encoder.layers"}
+_BARE = {"bare": "encoder.layers"}
+
+
+def _clip_rows(name: str) -> tuple[Row, ...]:
+    """CLIP with or without a projection; transformers 5 writes it without the first word of its names."""
+    rows = clip_rows(name, projection=True, optional=True)
+    return tuple(replace(row, names={**row.names, "bare": (row.stem.removeprefix("text_model."),)}) for row in rows)
+
 
 COMPONENT_TABLES: dict[str, Table] = {
-    "clip_l": _table("clip_l", clip_rows("clip_l", projection=True, optional=True), ("diffusers",), _LAYERS, ("clip_l.projects",)),
+    "clip_l": _table("clip_l", _clip_rows("clip_l"), ("diffusers", "bare"), _LAYERS | _BARE, ("clip_l.projects",)),
     "clip_g": _table("clip_g", openclip_rows("clip_g"), ("sgm", "diffusers"), {"sgm": "transformer.resblocks", **_LAYERS}),
     "t5": _table("t5", t5_rows("t5"), ("diffusers",), {"diffusers": "encoder.block"}),
     "vae": _table("vae", autoencoder_rows(quantised=True, optional=True), ("ldm", "diffusers"), flags=("vae.quantised",)),
 }
 
 
-def tables_for(checkpoint: Checkpoint) -> tuple[Table, ...]:
-    """The tables of components that a file's keys can be those of; of the two CLIPs the one of that width."""
+def tables_for(checkpoint: Checkpoint, asked: Collection[str] = ()) -> tuple[Table, ...]:
+    """The tables of components that a file's keys can be those of.
+
+    Of the two CLIPs, which have the same names, that of its width; where the width is none of theirs, the one of those
+    `asked` for, or CLIP-L.
+    """
     embedding = checkpoint.tensors.get("text_model.embeddings.token_embedding.weight")
     if embedding is None:
         return tuple(COMPONENT_TABLES.values())
-    other = "clip_l" if embedding.shape[-1:] == (_CLIP_G_WIDTH,) else "clip_g"
-    return tuple(table for name, table in COMPONENT_TABLES.items() if name != other)
+    meant = _CLIP_WIDTHS.get(embedding.shape[-1] if embedding.shape else 0, "clip_g" if "clip_g" in asked else "clip_l")
+    return tuple(table for name, table in COMPONENT_TABLES.items() if name == meant or name not in _CLIP_WIDTHS.values())
 
 
 def adopted(bound: Bound, table: Table) -> Bound | None:
