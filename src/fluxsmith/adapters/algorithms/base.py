@@ -78,9 +78,10 @@ class Algorithm:
     module (the numbers', too) whether it is of this algorithm, where names alone do not.
 
     `delta` is described above. `reads(shapes)` says what of the base the delta depends on: nothing, the same rows,
-    or the whole weight, beside which it then holds up to three more of that size in fp32. `shape(shapes)` is the shape of the weight that the factors make: (out, in, *kernel), or
-    (out, in * kernel) where they tell no more, or (out,); None in place of a dim that they do not tell. Raises ValueError,
-    saying what does not fit, where the factors do not go together, KeyError where one is missing.
+    or the whole weight, beside which it then holds up to three more of that size in fp32. `shape(shapes)` is the shape of
+    the weight that the factors make: (out, in, *kernel), or (out, in * kernel) where they tell no more, or (out,); None in
+    place of a dim that they do not tell. Raises ValueError, saying what does not fit, where the factors do not go together,
+    KeyError where one is missing.
     `by_rows(shapes, settings)` are the roles whose dim 0 is the weight's rows, so that rows of those are a module for these
     rows; None where rows of the weight are no rows of factors. `tiles(shapes, rows)` is `ranges` where it is more
     than that.
