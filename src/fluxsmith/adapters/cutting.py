@@ -32,6 +32,8 @@ def cut(module: ModuleTensors, ranges: Sequence[Range], target: Target) -> Modul
     """
     if list(ranges) == [(0, _rows(module))]:
         return replace(module, target=target)
+    if module.rules.reads(module.shapes) == "whole":
+        return None
     factors = _cut_lokr(module, ranges) if module.algorithm == "lokr" else _by_rows(module, ranges)
     return None if factors is None else replace(module, target=target, factors=factors)
 

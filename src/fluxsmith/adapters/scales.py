@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from fluxsmith.adapters.tensors import ModuleTensors
 
-__all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly"]
+__all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly", "with_scale"]
 
 #: By which factor a delta is linear, per algorithm: that one takes the scale.
 _LINEAR = {"lora": ("up",), "loha": ("w1_a",), "lokr": ("w1", "w1_a"), "diff": ("diff",)}
@@ -32,6 +32,8 @@ def numbered(module: ModuleTensors, dialect: Dialect, name: str) -> tuple[Module
     writing = dialect.writing
     assert writing is not None
     alpha = alpha_of(module)
+    if module.target.stored.endswith(".bias") and module.algorithm == "lora":
+        return module, {}  # it has the scale of its weight
     if writing.scale == "alpha":
         numbers = _numbers(module, alpha)
         if _reads_back(module, dialect, name, numbers):
@@ -74,13 +76,18 @@ def _single(value: float) -> float:
 
 def fold_scale(module: ModuleTensors) -> ModuleTensors:
     """The same delta with scale 1: the scale is in a factor."""
-    scale = module.settings.get("scale", 1.0)
     settings = {name: value for name, value in module.settings.items() if name != "alpha"}
-    if scale == 1:
-        return replace(module, settings=settings)
+    return with_scale(replace(module, settings=settings), 1.0)
+
+
+def with_scale(module: ModuleTensors, scale: float) -> ModuleTensors:
+    """The same delta with another scale: the rest is in a factor."""
+    ratio = module.settings.get("scale", 1.0) / scale
+    if ratio == 1:
+        return module
     role = next(role for role in _LINEAR[module.algorithm] if role in module.factors)
-    factors = {**module.factors, role: scaled_exactly(module.factors[role], scale)}
-    return replace(module, factors=factors, settings={**settings, "scale": 1.0})
+    factors = {**module.factors, role: scaled_exactly(module.factors[role], ratio)}
+    return replace(module, factors=factors, settings={**module.settings, "scale": scale})
 
 
 def scaled_exactly(tensor: Tensor, scale: float) -> Tensor:

@@ -38,13 +38,13 @@ def sidecars(dialect: Dialect, modules: Named, main: str) -> tuple[dict[str, str
         return {}, {}
     if writing.scale == "config":
         config = {"peft_version": "0.13.0", "base_model_name_or_path": None, "task_type": None, **peft_config(modules)}
-        return {}, {"adapter_config.json": json.dumps(config, indent=2, sort_keys=True) + "\n"}
+        return {}, {"adapter_config.json": json.dumps(config, indent=2) + "\n"}
     found: dict[str, Any] = {}
     for component in dict.fromkeys(module.target.component for _, module in modules):
         prefix = dialect.prefixes[MAIN if component == main else component][0]
         config = peft_config([(name, module) for name, module in modules if module.target.component == component])
         found |= {prefix + key: value for key, value in config.items()}
-    return {DIFFUSERS: json.dumps(found, indent=2, sort_keys=True)}, {}
+    return {DIFFUSERS: json.dumps(found, indent=2)}, {}
 
 
 def peft_config(modules: Named) -> dict[str, Any]:

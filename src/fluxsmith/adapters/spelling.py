@@ -87,6 +87,8 @@ def words_of(dialect: Dialect, algorithm: str, *, bias: bool = False) -> Mapping
         own = [(last, role) for last, role in rules.biases.items() if last.startswith("lora_") == (peft and algorithm == "lora")]
         return {role: last for last, role in reversed(own)}
     words = {**(rules.stored.get("lycoris", {}) if writing.borrows else {}), **rules.stored.get(dialect.vocabulary, {})}
+    if peft and algorithm in ("oft", "boft") and writing.scale != "config":  # PEFT's forms mean nothing without its config
+        words = rules.stored["lycoris"] if writing.borrows else {}
     without = () if "dora" in writing.algorithms else ("magnitude", "dora_scale")
     return {role: last for role, last in words.items() if role not in without}
 

@@ -36,6 +36,8 @@ def translated(module: ModuleTensors, dialect: Dialect) -> ModuleTensors | None:
         module = _as_dora_scale(module)
     elif module.algorithm == "ia3" and "w" in words and "l" in module.factors:
         module = _as_change(module)
+    if module.algorithm == "replace" and not module.target.tensor.endswith(".scale"):
+        return None  # BFL's control adapters replace norms only
     return module if words and words.keys() >= module.factors.keys() else None
 
 

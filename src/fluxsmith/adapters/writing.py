@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.scales import numbered
+from fluxsmith.adapters.scales import numbered, with_scale
 from fluxsmith.adapters.sidecar_writing import sidecars
 from fluxsmith.adapters.spelling import Speller
 from fluxsmith.errors import FluxsmithError, UsageError
@@ -74,7 +74,8 @@ class AdapterWriter:
         self._entries: dict[str, _Spooled] = {}
         self._modules: list[tuple[str, ModuleTensors]] = []
         self._at = 0
-        self._done = False
+        self._done = self._closing = False
+        self._biases: list[ModuleTensors] = []
         self.notes: list[str] = []
         try:
             self._spool = open(self._sink.root / "spool", "w+b")  # noqa: SIM115
@@ -107,6 +108,9 @@ class AdapterWriter:
         """
         import torch
 
+        if module.target.stored.endswith(".bias") and module.algorithm == "lora" and not self._closing:
+            self._biases.append(module)  # its scale is that of its weight, which may still come
+            return
         name, keys = self._speller.keys(module)
         module, numbers = numbered(module, self.dialect, name)
         for role, factor in module.factors.items():
@@ -114,6 +118,14 @@ class AdapterWriter:
         for last, value in numbers.items():
             self._put(self._speller.number_key(module, last), torch.tensor(value, dtype=torch.float32))
         self._modules.append((name, _without_factors(module)))
+
+    def _add_biases(self) -> None:
+        """Biases of LoRA beside their weights: readers multiply both by the scale of the weight."""
+        self._closing = True
+        scales = {name: module.settings.get("scale", 1.0) for name, module in self._modules}
+        for module in self._biases:
+            own = scales.get(self._speller.name(module.target), 1.0)
+            self.add(with_scale(module, own))
 
     def _put(self, key: str, tensor: Tensor) -> None:
         import torch
@@ -132,6 +144,7 @@ class AdapterWriter:
 
     def commit(self, metadata: Mapping[str, str]) -> Written:
         """Lay everything out, write headers and sidecars, and put it in the target's place."""
+        self._add_biases()
         writing = self.dialect.writing
         fields, files = sidecars(self.dialect, self._modules, self._speller.main)
         metadata = {"format": "pt", **(writing.metadata if writing else {}), **fields, **metadata}
