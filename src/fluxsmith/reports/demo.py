@@ -10,9 +10,9 @@ from pathlib import Path
 from fluxsmith.engine.execution import Settings
 from fluxsmith.engine.merging import merge
 from fluxsmith.generation.pocket_eval import STEPS, SkillScore, evaluate, guidance_of
+from fluxsmith.generation.pocket_sheet import save_scores
 from fluxsmith.models.transformer import load_transformer
 from fluxsmith.pocket.score import judge_accuracy
-from fluxsmith.pocket.sheet import Row, Section, save_sheet
 from fluxsmith.recipes.expressions import Expression, model
 from fluxsmith.recipes.formula import parse_formula
 from fluxsmith.recipes.loading import load_preset
@@ -24,7 +24,6 @@ __all__ = ["Demo", "run_demo"]
 
 POCKET = {name: f"pocket/{name}" for name in ("base", "schnell", "dev")}
 TASK = "task_arithmetic(base, schnell, dev)"
-SHOWN = 10  # images per row of the sheet
 
 
 @dataclass(frozen=True)
@@ -59,20 +58,7 @@ def run_demo(output: Path, say: Callable[[str], None]) -> Demo:
         scores[name] = evaluate(transformer, guidance_of(transformer))
         say(f"sampled {name}: " + ", ".join(f"{skill} {score.accuracy:.0%}" for skill, score in scores[name].items()))
     sheet, page = output / "sheet.png", output / "index.html"
-    _save_sheet(sheet, scores)
+    save_scores(sheet, scores, "Two tiny FLUX models and their merge")
     judges = judge_accuracy()
     page.write_text(demo_page(scores, {"digit": judges.digit, "style": judges.style}, sheet, TASK, STEPS))
     return Demo(scores, sheet, page, merged, time.monotonic() - begin)
-
-
-def _save_sheet(path: Path, scores: Mapping[str, Mapping[str, SkillScore]]) -> None:
-    skills = list(next(iter(scores.values())))
-    sections = [
-        Section(
-            f"“{skill}”" if skill != "plain" else "a digit, no style word",
-            [Row(name, row[skill].images[:SHOWN], f"{row[skill].accuracy:.0%}") for name, row in scores.items()],
-        )
-        for skill in skills
-    ]
-    columns = [str(i) for i in range(SHOWN)]
-    save_sheet(path, sections, columns, "Two tiny FLUX models and their merge", "same seeds in every row; right: share drawn as asked")
