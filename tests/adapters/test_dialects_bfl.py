@@ -234,14 +234,19 @@ def test_comfy_text_encoders(tmp_path: Path) -> None:
     agree(deltas_of(adapter, {name: torch.zeros(delta.shape) for name, delta in container.deltas.items()}), container.deltas)
 
 
-def test_the_shape_of_a_widened_weight_is_left_out_by_a_rule(tmp_path: Path, base: Bound) -> None:
-    """ComfyUI's form of a control adapter: `reshape_weight` says what the factors' widths say."""
-    down, up = torch.randn(4, 32), torch.randn(H, 4)
-    key = "diffusion_model.img_in"
-    container = Container({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up, f"{key}.reshape_weight": torch.tensor([H, 32])})
-    adapter = opened(container, tmp_path, base)
+@pytest.mark.parametrize("norm", ["_norm.set_weight", "_norm.scale.set_weight"])
+def test_control_in_the_names_of_comfy(norm: str, tmp_path: Path, base: Bound, weights: Weights) -> None:
+    """Biases are differences, norms are set, and `reshape_weight`, which says what the factors' widths say, is left out."""
+    plain = control(weights)
+    tensors = {
+        f"diffusion_model.{key.replace('.lora_B.bias', '.diff_b').replace('_norm.scale', norm)}": t for key, t in plain.tensors.items()
+    }
+    reshape = "diffusion_model.img_in.reshape_weight"
+    adapter = opened(Container({**tensors, reshape: torch.tensor([H, 32])}), tmp_path, base)
+    assert (adapter.dialect, adapter.score) == ("comfy", 1.0)
     assert adapter.widens == {"img_in.weight": (H, 32)}
-    assert list(adapter.dropped) == [f"{key}.reshape_weight"]
+    assert list(adapter.dropped) == [reshape]
+    agree(deltas_of(adapter, weights), plain.deltas)
 
 
 @pytest.mark.parametrize("single", [False, True])

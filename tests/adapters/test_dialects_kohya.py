@@ -39,6 +39,21 @@ def test_lora_in_every_module(tmp_path: Path, base: Bound, weights: Weights) -> 
     agree(deltas_of(adapter, weights), container.deltas)
 
 
+def test_norms_and_biases(tmp_path: Path, base: Bound, weights: Weights) -> None:
+    """Differences of norms, and a bias beside a LoRA, which has no part in its scale."""
+    numbers, container = Numbers.seeded(6), Container()
+    norm = "double_blocks.0.img_attn.norm.query_norm.scale"
+    for name, key in ((norm, "w_norm"), (norm.replace("query", "key"), "diff"), ("single_blocks.1.linear2.bias", "diff_b")):
+        delta = numbers.normal(*weights[name].shape)
+        container.tensors[f"lora_unet_{name.rpartition('.')[0].replace('.', '_')}.{key}"] = delta
+        container.add(name, delta, tuple(delta.shape))
+    down, up = factors(numbers, (H, H + M))
+    key = "lora_unet_single_blocks_1_linear2"
+    container.tensors |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up, f"{key}.alpha": torch.tensor(0.5)}
+    container.add("single_blocks.1.linear2.weight", 0.5 / len(down) * up @ down, (H, H + M))
+    agree(deltas_of(opened(container, tmp_path, base), weights), container.deltas)
+
+
 def test_family_and_widths_are_told_without_a_base(tmp_path: Path, weights: Weights) -> None:
     container = lora(weights)
     adapter = opened(container, tmp_path, None)

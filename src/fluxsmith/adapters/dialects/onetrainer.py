@@ -1,7 +1,8 @@
 """OneTrainer's old files ("mixture"): `lora_transformer_single_transformer_blocks_0_proj_mlp.lora_down.weight`.
 
 Names are those of diffusers with `_` for `.`, split. Of FLUX.1's text encoders `lora_te1_` is CLIP-L and `lora_te2_` T5; of
-Stable Diffusion 3 `lora_te2_` is CLIP-G and `lora_te3_` T5, so the module's name decides. `dora_scale` is [1, in].
+Stable Diffusion 3 `lora_te2_` is CLIP-G and `lora_te3_` T5, and Chroma's T5 is `lora_te_`: the module's name decides.
+`dora_scale` is [1, in].
 """
 
 from dataclasses import replace
@@ -15,7 +16,8 @@ __all__ = ["ONETRAINER"]
 def _parse(dialect: Dialect, key: str) -> Key | None:
     parsed = by_prefix(dialect, key)
     if parsed is not None and parsed.component != MAIN:
-        component = "t5" if parsed.name.startswith("encoder_block_") else parsed.component
+        t5 = parsed.name.startswith("encoder_block_")
+        component = "t5" if t5 else "clip_g" if key.startswith("lora_te2_") else "clip_l"
         return replace(parsed, component=component, layouts=())
     return parsed
 
@@ -23,7 +25,12 @@ def _parse(dialect: Dialect, key: str) -> Key | None:
 ONETRAINER = Dialect(
     name="onetrainer",
     title="OneTrainer, legacy (diffusers names joined by _)",
-    prefixes={MAIN: ("lora_transformer_",), "clip_l": ("lora_te1_",), "clip_g": ("lora_te2_",), "t5": ("lora_te3_",)},
+    prefixes={
+        MAIN: ("lora_transformer_",),
+        "clip_l": ("lora_te1_", "lora_te_"),
+        "clip_g": ("lora_te2_",),
+        "t5": ("lora_te2_", "lora_te3_"),
+    },
     joined=True,
     layouts=("diffusers",),
     vocabulary="lycoris",
