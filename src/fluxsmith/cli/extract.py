@@ -32,16 +32,12 @@ _OF_LAYOUT = {"bfl": "kohya", "diffusers": "diffusers"}
 @click.option("--factor", type=int, metavar="F", help="LoKr: w1 is F by F (default: the size that loses least for what it stores).")
 @click.option("--layout", type=click.Choice(["bfl", "diffusers"]), help="Fused tensors (bfl) or q, k, v apart (diffusers).")
 @click.option("--dialect", metavar="NAME", help="kohya, diffusers, comfy, lycoris, ... (fluxsmith list dialects; default: by the layout).")
-@click.option(
-    "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Type of factors (default: fp16; fp32 with --full-residual)."
-)
+@click.option("--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Type of factors (default: fp16; fp32 with --full-residual).")
 @click.option("--full-residual", is_flag=True, help="Keep as differences what factors cannot hold: base + adapter is TUNED again.")
 @click.option("--biases/--no-biases", default=None, help="Biases and norms, too (default: where the dialect can hold them).")
 @click.option("--legacy-clamp", type=click.FloatRange(0, 1), metavar="Q", help="Cut factors at a quantile, as kohya's script does (0.99).")
 @click.option("--select", multiple=True, metavar="SELECTOR", help="Only these: double.0-9, single, img_attn, '*.mlp.*', ...")
-@click.option(
-    "--device", type=click.Choice(["cpu", "cuda", "npu", "mps", "auto"]), default="cpu", show_default=True, help="Device."
-)
+@click.option("--device", type=click.Choice(["cpu", "cuda", "npu", "mps", "auto"]), default="cpu", show_default=True, help="Device.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads (default: one per core, at most 16).")
 @click.option("--memory", metavar="SIZE", help="Limit of memory, such as 2GB: fewer threads, or an error before the run.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
