@@ -19,7 +19,10 @@ from fluxsmith.adapters.tensors import delta_of, read_module
 from fluxsmith.layouts import Bound
 from fluxsmith.layouts.table import Canonical
 
-__all__ = ["Made", "canonical", "deltas_of", "draw", "merged_delta", "peft_folder", "rename"]
+__all__ = [
+    "Made", "canonical", "deltas_of", "diffusers_model", "diffusers_pipeline", "draw", "edit_config", "loaded_delta", "lycoris_file",
+    "merged_delta", "peft_folder", "raw_peft", "rename",
+]  # fmt: skip
 
 Tensors = Mapping[str, Tensor]
 
@@ -57,12 +60,34 @@ def peft_folder(model: nn.Module, config: Any, folder: Path) -> Made:
     return Made(folder, merged_delta(before, merged.state_dict()))
 
 
-def rename(made: Made, change: Callable[[str], str], file: Path, metadata: dict[str, str] | None = None) -> Made:
-    """The same tensors under other keys, in a file of its own."""
+def raw_peft(model: nn.Module, config: Any, folder: Path) -> Made:
+    """A raw state dict of a wrapped model's trained parameters, keys with the adapter's name, beside PEFT's own config."""
+    from peft import get_peft_model
+    from safetensors.torch import save_file
+
+    made = peft_folder(model, config, folder)
+    wrapped = get_peft_model(model.float(), config)
+    draw(wrapped.parameters())
+    trained = {key: parameter.detach().contiguous() for key, parameter in wrapped.named_parameters() if parameter.requires_grad}
+    save_file(trained, folder / "adapter_model.safetensors", {"format": "pt"})
+    return made
+
+
+def rename(
+    made: Made,
+    change: Callable[[str], str],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    more: Tensors | None = None,
+    dtype: torch.dtype | None = None,
+) -> Made:
+    """The same tensors under other keys, with some `more`, in a file of its own."""
     from safetensors.torch import load_file, save_file
 
     source = next(made.path.glob("*.safetensors")) if made.path.is_dir() else made.path
-    save_file({change(key): tensor for key, tensor in load_file(source).items()}, file, metadata or {"format": "pt"})
+    tensors = {change(key): tensor.to(dtype or tensor.dtype) for key, tensor in load_file(source).items()}
+    file = source.with_name("renamed.safetensors")
+    save_file({**tensors, **(more or {})}, file, dict(metadata or {"format": "pt"}))
     return Made(file, made.deltas)
 
 
@@ -100,3 +125,109 @@ def edit_config(folder: Path, **fields: Any) -> None:
     """Change fields of a folder's adapter_config.json."""
     file = folder / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+
+
+# -- diffusers ------------------------------------------------------------------------------------------------------------
+
+
+def diffusers_pipeline(model: nn.Module, config: Any, folder: Path, *, header: bool = True) -> Made:
+    """What FluxPipeline.save_lora_weights writes; deltas by the model's own fusion of what was trained."""
+    from diffusers import FluxPipeline
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import get_peft_model_state_dict
+
+    deltas = _trained(model, config)
+    fields = _collate_lora_metadata({"transformer": model}) if header else {}
+    FluxPipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(model), **fields)
+    return Made(folder, deltas)
+
+
+def diffusers_model(model: nn.Module, config: Any, folder: Path) -> Made:
+    """What a model's save_lora_adapter writes."""
+    deltas = _trained(model, config)
+    model.save_lora_adapter(folder, adapter_name="default")
+    return Made(folder, deltas)
+
+
+def _trained(model: nn.Module, config: Any) -> dict[str, Tensor]:
+    """A model with an adapter of fp32 numbers, and what it adds, worked out in fp64 on a copy."""
+    from copy import deepcopy
+
+    before = {key: tensor.detach().double().clone() for key, tensor in model.state_dict().items()}
+    model.float().add_adapter(config)
+    draw(model.parameters())
+    fused = deepcopy(model).double()
+    fused.fuse_lora()
+    after = {key.replace(".base_layer.", "."): tensor for key, tensor in fused.state_dict().items() if ".lora_" not in key}
+    return merged_delta(before, after)
+
+
+def loaded_delta(model: nn.Module, path: Path, prefix: str | None, **options: Any) -> dict[str, Tensor]:
+    """What diffusers' own loader makes of a file."""
+    before = {key: tensor.detach().double().clone() for key, tensor in model.state_dict().items()}
+    model = model.double()
+    model.load_lora_adapter(str(path), prefix=prefix, weight_name=None, use_safetensors=True, **options)
+    model.fuse_lora()
+    after = {key.replace(".base_layer.", "."): tensor for key, tensor in model.state_dict().items() if ".lora_" not in key}
+    return merged_delta(before, after)
+
+
+# -- LyCORIS --------------------------------------------------------------------------------------------------------------
+
+
+def lycoris_file(model: nn.Module, blocks: list[str], file: Path, *, dtype: torch.dtype = torch.float32, **options: Any) -> Made:
+    """What the lycoris package saves for a model whose classes `blocks` it trains; deltas by forward passes of its modules."""
+    import logging
+
+    from lycoris import LycorisNetwork, create_lycoris
+    from safetensors.torch import save_file
+
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    LycorisNetwork.apply_preset({"target_module": blocks})
+    model = model.float()
+    names = {id(module): name for name, module in model.named_modules()}
+    network = create_lycoris(model, 1.0, **options)
+    network.apply_to()
+    draw(network.parameters())
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype).float()
+    deltas: dict[str, Tensor] = {}
+    for module in network.loras:
+        # The rotations of LyCORIS are worked out in fp32.
+        exact = torch.float32 if options["algo"] in ("diag-oft", "boft") else torch.float64
+        deltas |= _forward_delta(module, names[id(module.org_module[0])], exact)
+    state = {key: tensor.detach().to(dtype).contiguous().clone() for key, tensor in network.state_dict().items()}
+    assert state, "apply_to() comes before state_dict()"
+    save_file(state, file, {"lycoris_config": json.dumps(options), "format": "pt"})
+    return Made(file, deltas)
+
+
+def _forward_delta(module: Any, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of a linear layer or a convolution, by what the trained module does to a basis."""
+    layer = module.org_module[0]
+    before = layer.weight.detach().double().clone()
+    module.to(dtype)
+    layer.to(dtype)
+    with torch.no_grad():
+        if isinstance(layer, nn.Conv2d):
+            after = _kernel(module, layer, dtype)
+        else:
+            eye = torch.eye(layer.in_features, dtype=dtype)
+            after = (module(eye).double() - module(torch.zeros_like(eye)).double()).T
+    return {f"{name}.weight": after - before}
+
+
+def _kernel(module: Any, layer: nn.Conv2d, dtype: torch.dtype) -> Tensor:
+    """The kernel of a convolution from its answers to single points (stride and padding do not hide any of it)."""
+    height, width = layer.kernel_size
+    channels = layer.in_channels
+    found = torch.zeros(layer.weight.shape, dtype=torch.float64)
+    size = 4 * max(layer.stride[0], height)
+    zero = module(torch.zeros(1, channels, size, size, dtype=dtype))
+    for y in range(height):
+        for x in range(width):
+            points = torch.zeros(channels, channels, size, size, dtype=dtype)
+            at = (2 * layer.stride[0] - layer.padding[0] + y, 2 * layer.stride[1] - layer.padding[1] + x)
+            points[torch.arange(channels), torch.arange(channels), at[0], at[1]] = 1
+            found[:, :, y, x] = (module(points) - zero)[:, :, 2, 2].T
+    return found

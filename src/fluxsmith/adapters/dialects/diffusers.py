@@ -22,7 +22,7 @@ from fluxsmith.adapters.sidecars import Sidecar, SidecarError
 __all__ = ["DIFFUSERS_MODEL", "DIFFUSERS_PIPELINE"]
 
 # What diffusers called the factors before it used PEFT: of attention processors, and of text encoders.
-_OLD_PROCESSOR = re.compile(r"(.+)\.(?:processor\.)?to_(q|k|v|out)_lora\.(down|up)\.weight")
+_OLD_PROCESSOR = re.compile(r"(.+?)(?:\.processor)?\.to_(q|k|v|out)_lora\.(down|up)\.weight")
 _OLD_LAYER = re.compile(r"(.+)\.lora_linear_layer\.(down|up)\.weight")
 _IN_PROCESSOR = re.compile(r"(.+)\.processor\.(to_\w+(?:\.0)?|add_\w+_proj)\.(.+)")
 
