@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fluxsmith.io.views import Extent
 
 __all__ = ["Codec", "Side"]
@@ -24,6 +26,10 @@ class Side:
     def of(self, start: int, stop: int) -> Extent:
         """The values that belong to elements [start, stop), `start` being a multiple of `every`."""
         return self.extent.part(start // self.every, -(-stop // self.every)) if self.every else self.extent
+
+    def among(self, values: Tensor, start: int, first: int, stop: int) -> Tensor:
+        """Those of the values that belong to elements from `start` on which belong to elements [first, stop)."""
+        return values[(first - start) // self.every : -(-(stop - start) // self.every)] if self.every else values
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ DECODERS = {
     "torchao": "fluxsmith.io.codecs.torchao",
 }
 
+_CHUNK = 1 << 18  # elements that are decoded at a time: what a decoder needs besides stays in cache, also for whole tensors
+
 
 def decode(extent: Extent, read: Read, room: Room) -> Tensor:
     """The values of an extent that has a codec: float32, of shape (count,), in a buffer that `room` gives."""
@@ -44,8 +46,12 @@ def decode(extent: Extent, read: Read, room: Room) -> Tensor:
     read(blocks, stored)
     sides = {side.name: _values(side.of(start, stop), side.name, read, room) for side in codec.sides}
     out = room("values", 4 * (stop - start)).view(torch.float32)
-    module: Decode = import_module(DECODERS[codec.scheme]).decode
-    module(stored, out, codec, sides, start)
+    decoder: Decode = import_module(DECODERS[codec.scheme]).decode
+    step = max(_CHUNK // codec.block, 1) * codec.block
+    for at in range(start, stop, step):
+        end = min(at + step, stop)
+        raw = stored[codec.byte(at) - codec.byte(start) : codec.byte(end) - codec.byte(start)]
+        decoder(raw, out[at - start : end - start], codec, {s.name: s.among(sides[s.name], start, at, end) for s in codec.sides}, at)
     return out[extent.first - start : extent.first - start + extent.count]
 
 
