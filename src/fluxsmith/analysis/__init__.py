@@ -1,6 +1,7 @@
 """Looking at checkpoints: what one is, what is in it, and how two differ. Inputs are only read, by headers or in tiles.
 
     inspection.py  what a checkpoint is, from its headers; nothing is refused that has a header
+    adapter_inspection.py  what an adapter is: dialect, algorithms, ranks, scale, blocks
     kinds.py       the words for it: kinds of FLUX.1, other families, components, schemes of quantisation
     reading.py     FLUX.1 read as far as it goes, with what is missing
     difference.py  two checkpoints compared tensor by tensor, in any layouts

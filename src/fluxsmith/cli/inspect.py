@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,9 +52,23 @@ def command(reference: str, pattern: str | None, stats: bool, threads: int | Non
     else:
         text = _summary(found, console) + ("\n\n" + _stats_text(values, "block") if values is not None else "")
     facts = found.as_dict()
+    if found.kind == "adapter" and keys is None:
+        described, adapter = _adapter(found, console)
+        text = described if values is None else f"{described}\n\n{_stats_text(values, 'block')}"
+        facts |= {"adapter": adapter}
     facts |= {"keys": [vars(key) for key in keys]} if keys is not None else {}
     facts |= {"stats": {name: value.as_dict() for name, value in values.items()}} if values is not None else {}
     console.data(text, facts)
+
+
+def _adapter(found: Inspection, console: Console) -> tuple[str, dict[str, Any]]:
+    """What `fluxsmith adapter inspect` says."""
+    from fluxsmith.analysis.adapter_inspection import inspect_adapter
+    from fluxsmith.cli.adapter_inspect import summary
+
+    adapter = inspect_adapter(found.checkpoint)
+    more = "fluxsmith adapter inspect has more: the norm of the delta by block, a base to check against"
+    return f"{summary(adapter, verbose=console.verbose)}\n\n{more}", adapter.as_dict()
 
 
 def _matching(found: Inspection, pattern: str) -> list[StoredKey]:
