@@ -25,6 +25,7 @@ __all__ = ["command"]
     "-w", "--weight", "weights", type=float, multiple=True, help="Strength: one for all adapters, or one for each, in their order."
 )
 @click.option("--components", metavar="A,B", help="Use only these parts of the adapters (transformer, clip_l, ...), by rule.")
+@click.option("--alpha", type=float, help="Alpha of modules for which neither the file nor its sidecar says one.")
 @click.option("--ignore", multiple=True, metavar="GLOB", help="Leave out keys of the adapters that match, by rule.")
 @output_options
 @run_options
@@ -49,7 +50,7 @@ def command(**arguments: Any) -> None:
     parts = tuple(filter(None, (a["components"] or "").split(",")))
     root: Expression = model(a["base"], name="base")
     for name, reference, weight in zip(_names(a["adapters"]), a["adapters"], _weights(a["weights"], len(a["adapters"])), strict=True):
-        root = root + weight * adapter(reference, name=name, components=parts, ignore=a["ignore"])
+        root = root + weight * adapter(reference, name=name, components=parts, ignore=a["ignore"], alpha=a["alpha"])
     recipe = with_options(Recipe(root), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"], verb="apply",

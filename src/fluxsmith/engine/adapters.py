@@ -42,7 +42,7 @@ def bind_adapters(
         checkpoint = open_checkpoint(node.reference)
         if any(file.remote for file in checkpoint.files):
             checkpoint = open_reference(node.reference, download=True)
-        opened = open_adapter(checkpoint, base=base, components=node.components, ignore=node.ignore)
+        opened = open_adapter(checkpoint, base=base, components=node.components, ignore=node.ignore, alpha=node.alpha)
         found[node.name] = BoundAdapter(node, opened, _parts(opened))
     return found
 

@@ -132,7 +132,7 @@ class Builder:
 
     def _check_kind(self, name: str, fields: ModelEntry) -> None:
         """Fields that only a checkpoint or only an adapter has stand with one."""
-        own = {"holds"} if fields.adapter is not None else {"weight", "base", "ignore"}
+        own = {"holds"} if fields.adapter is not None else {"weight", "base", "ignore", "alpha"}
         wrong = sorted(own & fields.model_fields_set)
         if wrong:
             kind = "an adapter" if fields.adapter is not None else "a checkpoint"
@@ -148,7 +148,14 @@ class Builder:
         base = self._node(fields.base, ("models", name, "base")) if fields.base is not None else None
         number = float(weight) if isinstance(weight, (int, float)) else weight
         return Adapter(
-            replaced or fields.adapter or "", self._prefix + name, number, tuple(fields.components), tuple(fields.ignore), base, at
+            replaced or fields.adapter or "",
+            self._prefix + name,
+            number,
+            tuple(fields.components),
+            tuple(fields.ignore),
+            base,
+            fields.alpha,
+            at,
         )
 
     def _nested(self, name: str, path: Path, at: Position | None) -> Expression:

@@ -103,6 +103,7 @@ class Adapter(Expression):
 
     `components` limits it to some, `ignore` are globs of keys to leave out, both by rule. `base` is the model whose
     weights it reads where its algorithm does (DoRA, OFT, ...); without one these are the weights that it is added to.
+    `alpha` is that of modules for which neither the file nor its sidecar says one.
     """
 
     reference: str
@@ -111,6 +112,7 @@ class Adapter(Expression):
     components: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     base: Expression | None = None
+    alpha: float | None = None
     at: Position | None = None
 
     @property
@@ -284,13 +286,15 @@ def adapter(
     components: Sequence[str] = (),
     ignore: Sequence[str] = (),
     base: Expression | None = None,
+    alpha: float | None = None,
 ) -> Adapter:
     """An adapter (LoRA and its kin) by path, PEFT folder or Hub reference, as a delta: `base + 0.8 * fs.adapter("style.safetensors")`.
 
     `components` (transformer, clip_l, ...) are the parts of it that are used, `ignore` globs of keys to leave out;
-    `base` is the model whose weights DoRA, OFT and their kin read, where that is not the one that it is added to.
+    `base` is the model whose weights DoRA, OFT and their kin read, where that is not the one that it is added to; `alpha`
+    is for files that have lost theirs.
     """
-    return Adapter(str(reference), name or _name_of(str(reference)), weight, tuple(components), tuple(ignore), base)
+    return Adapter(str(reference), name or _name_of(str(reference)), weight, tuple(components), tuple(ignore), base, alpha)
 
 
 def literal(value: Number) -> Literal:

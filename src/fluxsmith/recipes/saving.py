@@ -105,6 +105,8 @@ class _Writer:
             data["weight"] = _number(node.weight)
         if node.base is not None:
             data["base"] = self.name(node.base)
+        if node.alpha is not None:
+            data["alpha"] = node.alpha
         lists = {"components": list(node.components), "ignore": list(node.ignore)}
         return data | {key: value for key, value in lists.items() if value}
 

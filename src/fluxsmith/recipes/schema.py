@@ -18,6 +18,7 @@ class ModelEntry(Strict):
     )
     weight: Any = Field(default=1.0, description="of an adapter: its strength, a number or a map from selectors to numbers or ramps")
     base: str | None = Field(default=None, description="of an adapter: the model or step whose weights DoRA, OFT, ... read")
+    alpha: float | None = Field(default=None, description="of an adapter: for modules whose alpha neither the file nor its sidecar says")
     ignore: list[str] = Field(default=[], description="of an adapter: globs of keys that are left out by this rule")
     recipe: str | None = Field(default=None, description="another recipe file, whose result is this model; nothing is written for it")
     components: list[str] = Field(
