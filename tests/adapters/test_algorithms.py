@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fluxsmith.adapters.algorithms import ALGORITHMS, Algorithm, Rows, find_algorithm
 from fluxsmith.adapters.dialects import Draft
 from fluxsmith.adapters.dialects.base import default_settings
+from fluxsmith.errors import IncompatibleError
 
 TOLERANCE = 1e-6
 
@@ -163,6 +164,7 @@ def test_lycoris(kind: str, layer: str, options: dict[str, Any]) -> None:
     expected = matrix_of(base, weight) - weight
     algorithm = ALGORITHMS[draft.algorithm]
     assert fits(algorithm.shape(draft.shapes), weight)
+    assert algorithm.suits(draft.shapes, default_settings(draft), tuple(weight.shape))
     assert relative(delta(algorithm, factors, default_settings(draft), weight), expected) <= TOLERANCE
 
 
@@ -229,6 +231,7 @@ def test_peft(kind: str, layer: str, options: dict[str, Any], settings: dict[str
     expected = tuned.merge_and_unload()["layer"].weight.detach() - weight
     assert forward is None or relative(forward, expected) <= TOLERANCE
     assert fits(algorithm.shape(shapes_of(factors)), weight)
+    assert algorithm.suits(shapes_of(factors), settings, tuple(weight.shape))
     assert relative(delta(algorithm, factors, settings, weight), expected) <= TOLERANCE
 
 
@@ -253,6 +256,9 @@ def test_rows_of_a_peft_ia3_scale_the_bias() -> None:
     base = layer_of("linear")
     before = base.bias.detach().clone()
     algorithm, factors, tuned = peft_factors("IA3Config", base, {"feedforward_modules": []})
+    assert algorithm.turns_bias(shapes_of(factors), {})
+    assert not algorithm.turns_bias({"l": (1, 12)}, {})
+    assert not algorithm.turns_bias({"w": (24,)}, {"on_input": 0.0})
     expected = tuned.merge_and_unload()["layer"].bias.detach() - before
     assert relative(delta(algorithm, factors, {}, before), expected) <= TOLERANCE
 
@@ -369,7 +375,9 @@ UNFIT: list[tuple[str, dict[str, tuple[int, ...]], str]] = [
     ("oft", {"packed": (3, 5)}, "no upper triangle"),
     ("boft", {"blocks": (2, 3, 5, 5)}, "no butterfly"),
     ("boft", {"butterfly": (1, 3, 4)}, "no squares"),
+    ("boft", {"butterfly": (1, 3, 4, 4), "blocks": (1, 3, 4, 4)}, "two libraries"),
     ("ia3", {"w": (3, 4)}, "vector"),
+    ("ia3", {"w": (3,), "l": (3, 1)}, "two scales"),
     ("glora", {"a1": (6, 4), "a2": (4, 5), "b1": (8, 4), "b2": (4, 6)}, "no change of one input"),
     ("glora", {"a1": (6, 4), "a2": (4, 6), "b1": (8, 4), "b2": (3, 6)}, "different ranks"),
     ("glora", {"a1": (6, 4), "a2": (4, 6), "b1": (8, 4), "b2": (4, 7)}, "different inputs"),
@@ -390,6 +398,34 @@ def test_a_missing_factor_is_a_key_error(algorithm: Algorithm) -> None:
     """The opener says which: half a module is never applied."""
     with pytest.raises(KeyError):
         algorithm.shape({})
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "settings", "weight", "suits"),
+    [
+        ("ia3", {"w": (8,)}, {"on_input": 0.0}, (8, 6), True),
+        ("ia3", {"w": (8,)}, {"on_input": 1.0}, (8, 6), False),
+        ("ia3", {"l": (1, 6)}, {}, (8, 6), True),
+        ("ia3", {"l": (1, 8, 1, 1)}, {}, (8, 6, 3, 3), True),
+        ("ia3", {"l": (1, 7, 1, 1)}, {}, (8, 6, 3, 3), False),
+        ("ia3", {"l": (8, 1)}, {}, (8,), True),
+        ("ia3", {"l": (1, 8)}, {"on_input": 1.0}, (8,), False),
+        ("oft", {"packed": (1, 6)}, {}, (8, 12), True),
+        ("oft", {"packed": (1, 6)}, {}, (8, 10), False),
+        ("lora", {"up": (8, 4), "down": (4, 6)}, {}, (8, 6), True),
+    ],
+)
+def test_whether_factors_suit_a_weight(
+    name: str, shapes: dict[str, tuple[int, ...]], settings: dict[str, float], weight: tuple[int, ...], suits: bool
+) -> None:
+    assert ALGORITHMS[name].suits(shapes, settings, weight) is suits
+
+
+def test_coordinates_outside_of_the_weight_are_refused() -> None:
+    factors = {"up": rand(8, 2), "down": rand(2, 6), "sparse_values": rand(1)}
+    for outside in ([[8], [0]], [[-1], [0]], [[0], [6]]):
+        with pytest.raises(IncompatibleError, match="outside of the weight"):
+            on_rows(ALGORITHMS["lora"], {**factors, "sparse_indices": torch.tensor(outside)}, {"scale": 1.0}, rand(8, 6), 0, 4)
 
 
 def test_scales() -> None:

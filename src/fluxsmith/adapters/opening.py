@@ -258,7 +258,10 @@ class _Opener:
         self._check_shape(draft, target)
         stored = algorithm.biases if target.stored.endswith("bias") else algorithm.roles
         factors: dict[str, View] = {stored[r.role]: self.checkpoint.tensors[key] for key, r in members.items() if r.role in stored}
-        return Module(draft.name, algorithm.name, factors, self._settings(draft), target, tuple(members))
+        settings = self._settings(draft)
+        if not algorithm.suits(draft.shapes, settings, target.shape):
+            raise refusals.wrong_width(self._file, draft, target, self._shape(draft))
+        return Module(draft.name, algorithm.name, factors, settings, target, tuple(members))
 
     def _widened(self, draft: Draft, target: Target) -> Target:
         """The target with the columns that the adapter has beyond the base's, where its dialect allows them."""

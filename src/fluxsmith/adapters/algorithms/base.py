@@ -81,7 +81,8 @@ class Algorithm:
     or the whole weight, beside which it then holds up to three more of that size in fp32. `shape(shapes)` is the shape of
     the weight that the factors make: (out, in, *kernel), or (out, in * kernel) where they tell no more, or (out,); None in
     place of a dim that they do not tell. Raises ValueError, saying what does not fit, where the factors do not go together,
-    KeyError where one is missing.
+    KeyError where one is missing. `suits(shapes, settings, weight)` says whether they go with a weight of that shape, where
+    `shape` could not.
     `by_rows(shapes, settings)` are the roles whose dim 0 is the weight's rows, so that rows of those are a module for these
     rows; None where rows of the weight are no rows of factors. `tiles(shapes, rows)` is `ranges` where it is more
     than that.
@@ -105,6 +106,7 @@ class Algorithm:
     tiles: Callable[[Shapes, Rows], Mapping[str, tuple[int, int]]] | None = None
     rank: Callable[[Shapes], int | None] = lambda shapes: None
     scale: Callable[[float | None, int | None, Shapes], float] = alpha_over_rank
+    suits: Callable[[Shapes, Settings, tuple[int, ...]], bool] = lambda shapes, settings, weight: True
     turns_bias: Callable[[Shapes, Settings], bool] = lambda shapes, settings: False
 
     @cached_property

@@ -68,6 +68,8 @@ def _of_rows(scales: Tensor, rows: Rows) -> Tensor:
 
 
 def _shape(shapes: Shapes) -> tuple[int | None, ...]:
+    if "butterfly" in shapes and len(shapes.keys() - {"scales"}) > 1:
+        raise ValueError("the blocks of two libraries are there")
     blocks = shapes["butterfly"] if "butterfly" in shapes else shapes["blocks"]
     if len(blocks) != 4 or blocks[2] != blocks[3]:
         raise ValueError(f"blocks {list(blocks)} are no squares in steps")

@@ -38,6 +38,8 @@ def _on_input(shapes: Shapes, settings: Settings, weight: tuple[int, ...]) -> bo
 
 
 def _shape(shapes: Shapes) -> tuple[int | None, ...]:
+    if len(shapes) > 1:
+        raise ValueError("there are two scales, l and w")
     shape = shapes["l"] if "l" in shapes else shapes["w"]
     sides = [side for side in shape if side != 1]
     if len(sides) > 1 or not shape:
@@ -47,12 +49,17 @@ def _shape(shapes: Shapes) -> tuple[int | None, ...]:
     return (None, None)
 
 
+def _suits(shapes: Shapes, settings: Settings, weight: tuple[int, ...]) -> bool:
+    side = 1 if _on_input(shapes, settings, weight) else 0
+    return len(weight) > side and prod(shapes["l"] if "l" in shapes else shapes["w"]) == weight[side]
+
+
 def _by_rows(shapes: Shapes, settings: Settings) -> frozenset[str] | None:
     """A vector of rows is cut with them; one of columns is the same for all rows."""
     role = "l" if "l" in shapes else "w"
-    if len(shapes[role]) > 1 and shapes[role][0] == 1:
-        return frozenset() if _on_input(shapes, settings, (0, 0)) else None
-    return frozenset() if settings.get("on_input") else frozenset({role})
+    if settings.get("on_input") or (role == "l" and len(shapes["l"]) == 2 and shapes["l"][0] == 1):
+        return frozenset()
+    return None if len(shapes[role]) > 1 and shapes[role][0] == 1 else frozenset({role})
 
 
 IA3 = Algorithm(
@@ -65,6 +72,7 @@ IA3 = Algorithm(
     delta=_delta,
     shape=_shape,
     reads=lambda shapes: "rows",
+    suits=_suits,
     by_rows=_by_rows,
     turns_bias=lambda shapes, settings: "l" in shapes and not settings.get("on_input", shapes["l"][0] == 1),
 )

@@ -16,6 +16,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.algorithms.base import Algorithm, Rows, Settings, Shapes
+from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +41,26 @@ def _delta(factors: Mapping[str, Tensor], settings: Settings, rows: Rows, weight
 def _add_sparse(delta: Tensor, factors: Mapping[str, Tensor], rows: Rows) -> None:
     """Add the values whose row is among `rows` to a delta [rows, in * kernel]."""
     row, column = factors["sparse_indices"].long()
+    _check_within(row, rows.shape[0])
+    _check_within(column, delta.shape[1])
     mine = (row >= rows.start) & (row < rows.stop)
     delta.index_put_((row[mine] - rows.start, column[mine]), factors["sparse_values"].flatten()[mine], accumulate=True)
 
 
+def _check_within(index: Tensor, side: int) -> None:
+    """Coordinates are known when they are read only: a file is not accepted in part."""
+    if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < side):
+        raise IncompatibleError(
+            "adapter.bad-coordinates",
+            "`bias_indices` points outside of the weight",
+            facts={"expected": f"0 to {side - 1}", "found": f"{int(index.min())} to {int(index.max())}"},
+            fix="extract the adapter again",
+        )
+
+
 def _shape(shapes: Shapes) -> tuple[int | None, ...]:
     up = shapes["up"]
-    if "down" not in shapes and len(up) == 1:
+    if len(shapes) == len(up) == 1:
         return up
     down, mid = shapes["down"], shapes.get("mid")
     if len(up) < 2 or len(down) < 2 or prod(up[2:]) != 1:

@@ -70,6 +70,11 @@ def _shape(shapes: Shapes) -> tuple[int | None, ...]:
     return (out, None)
 
 
+def _suits(shapes: Shapes, settings: Settings, weight: tuple[int, ...]) -> bool:
+    """One block for all columns does not tell how many there are."""
+    return "packed" not in shapes or prod(weight[1:]) % block_width(shapes["packed"][1]) == 0
+
+
 def _reads(shapes: Shapes) -> Reads:
     return "rows" if "packed" in shapes else "whole"
 
@@ -83,5 +88,6 @@ OFT = Algorithm(
     matches=lambda parts: len(parts.get("oft_blocks", (0, 0, 0))) == 3,
     delta=_delta,
     shape=_shape,
+    suits=_suits,
     reads=_reads,
 )
