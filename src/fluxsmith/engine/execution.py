@@ -15,6 +15,7 @@ from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
 from fluxsmith.engine.tiles import Workspace, as_bytes
 from fluxsmith.errors import IncompatibleError
+from fluxsmith.io.codecs.encoding import values_of_fp8
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.writer import Sink
 from fluxsmith.methods import find_method
@@ -153,13 +154,15 @@ class Execution(Streaming):
         return result
 
     def _compute(self, space: Workspace, task: Task) -> Tensor:
+        import torch
+
         job, result = task.state.job, self._result(space, task)
         out = space.typed("out", task.stop - task.start, job.dtype)
         limit = _limit(job)
         fitting = result if limit is None else self._saturate(result, limit, job)
         space.device.download(fitting, out)
         if job.dtype in _ROUGH:
-            self.outcome.errors.note(job, task.start, result.float().cpu(), out.float())
+            self.outcome.errors.note(job, task.start, result.float().cpu(), values_of_fp8(out.view(torch.uint8), out.dtype))
         return out
 
     def _note_distances(self, job: Job, indices: Sequence[int], tiles: Sequence[Tensor], result: Tensor) -> None:

@@ -75,7 +75,8 @@ def _relative(tensors: list[Mapping[int, tuple[float, float]]]) -> float:
 def note_largest(task: Task, values: Tensor) -> None:
     """Take a tile into the largest magnitudes of the output tensors that a job fills; called from several threads."""
     for target, part in _parts(task, values):
-        task.state.note_largest(target.tensor, float(part.abs().max()))
+        low, high = part.aminmax()
+        task.state.note_largest(target.tensor, float(max(-low, high)))
 
 
 def write_quantised(task: Task, values: Tensor, sink: Sink, errors: QuantisationErrors) -> int:
