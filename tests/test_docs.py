@@ -26,7 +26,7 @@ def registry() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("page", ["tutorial.md", "recipes.md"])
+@pytest.mark.parametrize("page", ["tutorial.md", "recipes.md", "all-in-one.md"])
 def test_every_snippet_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its order and in one folder: commands, Python (in one namespace), and YAML that begins with a file's name."""
     monkeypatch.chdir(tmp_path)

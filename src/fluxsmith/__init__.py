@@ -12,7 +12,7 @@ Every merge method (`fluxsmith list methods`) is a function of this module; impo
 from typing import TYPE_CHECKING, Any
 
 from fluxsmith import recipes
-from fluxsmith.api import load, load_recipe, load_state_dict, merge, plan
+from fluxsmith.api import bundle, load, load_recipe, load_state_dict, merge, plan, split
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.methods.base import (
     Between,
@@ -40,8 +40,8 @@ __version__ = VERSION
 
 __all__ = [
     "Between", "Delta", "Each", "EachShare", "FluxsmithError", "Masks", "Measured", "Param", "PerInput", "PerInputParam", "Same", "Share",
-    "Weight", "__version__", "adapter", "component", "lines", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method",
-    "model", "omit", "plan", "recipes", "state_dict",
+    "Weight", "__version__", "adapter", "bundle", "component", "lines", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method",
+    "model", "omit", "plan", "recipes", "split", "state_dict",
 ]  # fmt: skip
 
 

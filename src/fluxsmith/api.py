@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fluxsmith.engine.merging import Merged
     from fluxsmith.engine.plan import Plan
 
-__all__ = ["as_recipe", "load", "load_recipe", "load_state_dict", "merge", "plan"]
+__all__ = ["as_recipe", "bundle", "load", "load_recipe", "load_state_dict", "merge", "plan", "split"]
 
 
 def as_recipe(
@@ -107,6 +107,27 @@ def load_state_dict(wish: Recipe | Expression | str, **options: Any) -> dict[str
     from fluxsmith.engine.in_memory import load_state_dict as run
 
     return run(as_recipe(wish, **options))[0]
+
+
+def split(reference: str, output: str | os.PathLike[str], *, only: Sequence[str] = (), force: bool = False) -> Merged:
+    """Write every component of an all-in-one file (or `only` some) as a file of its own into a folder, byte for byte.
+
+    Raises IncompatibleError where a key belongs to no component and `only` does not say what becomes of it.
+    """
+    from fluxsmith.engine.bundling import split_recipe
+
+    return merge(split_recipe(reference, only), output, force=force)
+
+
+def bundle(files: Mapping[str, str], output: str | os.PathLike[str], *, force: bool = False) -> Merged:
+    """Put components' own files (transformer, clip_l, t5, vae, ... -> reference) into one file; the reverse of `split`.
+
+    Raises IncompatibleError where a component is missing, or a file holds something else.
+    """
+    from fluxsmith.engine.bundling import bundle_recipe
+    from fluxsmith.engine.merging import opener
+
+    return merge(bundle_recipe(files, opener(download=False)), output, force=force)
 
 
 def load_recipe(path: str | os.PathLike[str], **models: str) -> Recipe:
