@@ -20,6 +20,7 @@ from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.numbers import read_number
 from fluxsmith.io.views import View
 from fluxsmith.layouts import Bound, known_tables, table_of
+from fluxsmith.layouts.standalone import COMPONENT_TABLES, adopted
 
 __all__ = ["open_adapter"]
 
@@ -44,13 +45,20 @@ def open_adapter(
     ignored = {key: f"ignore: {glob}" for key in checkpoint.tensors for glob in ignore if fnmatchcase(key, glob)}
     keys = [key for key in checkpoint.tensors if key not in ignored]
     table = table_of(base.family) if base is not None else None
+    alone = base is not None and base.family in COMPONENT_TABLES
     tables = (table,) if table else () if base is not None else known_tables()
+    if base is not None and alone:  # an adapter is of a whole model, of which the base is one component
+        tables = tuple(whole for whole in known_tables() if base.family in whole.components)
     sidecar = read_sidecar(checkpoint)
     found = readings(keys, tables, base.spec if base is not None and table is None else None, sidecar)
     best = _choose(checkpoint, keys, found, base)
     # Without a base the names of one block fit several families: the first is meant that the shapes fit, too.
     alike = [other for other in found if other.dialect is best.dialect and len(other.keys) == len(best.keys)]
-    openers = [_Opener(checkpoint, reading, base, tuple(components), ignored, found, sidecar, alpha) for reading in alike]
+    homes = [adopted(base, reading.table) or base if base is not None and alone and reading.table else base for reading in alike]
+    openers = [
+        _Opener(checkpoint, reading, home, tuple(components), ignored, found, sidecar, alpha)
+        for reading, home in zip(alike, homes, strict=True)
+    ]
     return _first_to_open(openers)
 
 
