@@ -59,6 +59,8 @@ def alpha_of(module: ModuleTensors) -> float | None:
 
 def _numbers(module: ModuleTensors, alpha: float | None) -> dict[str, float]:
     found = {last: module.settings[setting] for last, setting in module.rules.numbers.items() if setting in module.settings}
+    if module.algorithm == "lokr" and alpha is None:  # of whole matrices it means nothing, but LyCORIS wants to read a number
+        return {**found, "alpha": 1.0}
     return found if alpha is None else {**found, "alpha": alpha}
 
 
