@@ -10,6 +10,8 @@ from torch import Tensor
 
 import fluxsmith as fs
 from fluxsmith.analysis.inspection import inspect
+from fluxsmith.io import View, open_checkpoint
+from fluxsmith.io.quantised import decoded
 from quantised.producers import Stored, comfy, comfy_legacy, gguf_file, int8, nf4, sd_scripts
 from support.cli_runs import run_cli
 from support.tiny_flux import TinyCheckpoints, make_transformer, save_diffusers, tensors_of
@@ -99,6 +101,29 @@ def test_a_folder_by_diffusers_and_torchao(tmp_path: Path) -> None:
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
     again = FluxTransformer2DModel.from_pretrained(tmp_path / "out", torch_dtype=torch.bfloat16)
     assert all(torch.equal(tensor, expected[key]) for key, tensor in again.state_dict().items())
+
+
+def test_a_folder_of_transformers_loses_what_it_says_of_its_quantisation(tmp_path: Path) -> None:
+    """transformers would look for 4-bit weights where config.json says so."""
+    (tmp_path / "in").mkdir()
+    key = "model.layers.0.self_attn.q_proj.weight"
+    nf4({key: torch.randn(64, 64).bfloat16()}).save(tmp_path / "in" / "model.safetensors")
+    fields = {"model_type": "llama", "hidden_size": 64, "quantization_config": {"load_in_4bit": True, "quant_method": "bitsandbytes"}}
+    (tmp_path / "in" / "config.json").write_text(json.dumps(fields))
+    run = run_cli("convert", tmp_path / "in", "--dtype", "bf16", "-o", tmp_path / "out", "-q")
+    assert run.code == 0, run.err
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"model_type": "llama", "hidden_size": 64}
+    assert tensors_of(tmp_path / "out").keys() == {key}
+
+
+def test_rows_that_are_cut_and_joined_again_are_one_extent(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    """So that a tensor that was split and fused on the way is decoded in one piece."""
+    file = nf4(tensors_of(tiny.a)).save(tmp_path / "q.safetensors")
+    view = decoded(open_checkpoint(file)).tensors["double_blocks.0.img_attn.qkv.weight"]
+    q, k, v = (view.rows(48 * i, 48 * i + 48) for i in range(3))
+    assert View.stack([q, k, v]) == view
+    assert len(View.stack([k, q, v]).extents) == 3
+    assert q.nbytes + k.nbytes + v.nbytes == view.nbytes
 
 
 def test_every_key_of_a_quantised_input_is_accounted_for(tiny: TinyCheckpoints, tmp_path: Path) -> None:
