@@ -1,6 +1,7 @@
 """Runs that quantise: same bytes for any threads and after an interruption, fresh scales, errors as measured by hand."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,17 @@ def test_recipes_are_saved_and_reproduced_with_their_scheme(wide: Wide, tmp_path
     run = run_cli("reproduce", target(tmp_path, "fp8_block"), "-o", tmp_path / "again.safetensors")
     assert run.code == 0, run.err
     assert data(tmp_path / "again.safetensors") == data(target(tmp_path, "fp8_block"))
+
+
+def test_the_page_names_every_type_and_its_error_on_the_pocket_model(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "quantised.md").read_text().partition("## Writing")[2]
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 6]
+    named = [re.findall(r"`(\w+)`", row[1]) for row in rows]
+    assert set(OUTPUT_TYPES) <= {name for names in named for name in names}
+    for names, row in zip(named, rows, strict=True):
+        for name, said in zip(names, re.findall(r"([\d.]+) %", row[5]), strict=False):
+            out = target(tmp_path, name) if name in SCHEMES else tmp_path / "plain.safetensors"
+            assert f"{fs.merge('pocket/base', out, dtype=name, force=True).outcome.errors.total:.2%}" == f"{said}%", name
 
 
 def test_recipe_files_and_flags_name_the_same_types() -> None:

@@ -31,6 +31,7 @@ def plan_facts(plan: Plan, output: Path | None, threads: int) -> dict[str, Any]:
         "output": {
             "path": str(output) if output else None, "tensors": sum(len(f.tensors) for f in plan.files),
             "files": {f.name: f.size for f in plan.files}, "bytes": plan.needs.written, "dtypes": _dtypes(plan),
+            "scheme": plan.scheme or None, "quantised": len({job.tensor for job in plan.jobs if job.quantised}),
         },
         "needs": {
             "memory": peak_bytes(plan.needs.tile_bytes, plan.needs.whole_bytes, threads), "memory_present": _memory_present(),
@@ -57,11 +58,10 @@ def plan_text(facts: dict[str, Any], next_command: str) -> str:
         lines.append(("inputs" if number == 0 else "", text))
     lines.append(("tensors", ", ".join(f"{count} {action}" for action, count in facts["actions"].items())))
     out, needs = facts["output"], facts["needs"]
+    stored = "+".join(out["dtypes"]) + (f" ({out['scheme']})" if out["scheme"] else "")
     files = f", {len(out['files'])} files" if len(out["files"]) > 1 else ""
     target = f" -> {out['path']}" if out["path"] else ""
-    lines.append(
-        ("output", f"{facts['layout']} layout, {'+'.join(out['dtypes'])}, {out['tensors']} tensors, {_size(out['bytes'])}{files}{target}")
-    )
+    lines.append(("output", f"{facts['layout']} layout, {stored}, {out['tensors']} tensors, {_size(out['bytes'])}{files}{target}"))
     lines.append(
         (
             "needs",
