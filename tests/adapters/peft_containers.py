@@ -4,7 +4,7 @@ Models are tiny and in fp64, so that a merged weight minus the base's is the del
 numbers (their stock start is zero), in which they are saved. Every alpha differs from its rank.
 """
 
-# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeArgument=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false, reportMissingTypeArgument=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportPrivateUsage=false, reportOperatorIssue=false
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -231,3 +231,65 @@ def _kernel(module: Any, layer: nn.Conv2d, dtype: torch.dtype) -> Tensor:
             points[torch.arange(channels), torch.arange(channels), at[0], at[1]] = 1
             found[:, :, y, x] = (module(points) - zero)[:, :, 2, 2].T
     return found
+
+
+# -- Stable Diffusion -------------------------------------------------------------------------------------------------------
+
+
+def saved_pipeline(kind: str, parts: Mapping[str, Any], modules: Mapping[str, Any], folder: Path, stored: Callable[[str], str]) -> Made:
+    """save_lora_weights of a pipeline's class for several of its parts, every part with a rank and an alpha of its own."""
+    import diffusers
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    layers: dict[str, Any] = {}
+    deltas: dict[str, Tensor] = {}
+    for index, (part, model) in enumerate(parts.items()):
+        config = LoraConfig(r=2 + index, lora_alpha=5 + index, target_modules=modules[part])
+        before = {key: tensor.detach().double().clone() for key, tensor in model.state_dict().items()}
+        model.float().add_adapter(config)
+        draw(model.parameters(), seed=index)
+        layers[f"{part}_lora_layers"] = get_peft_model_state_dict(model)
+        after = {}
+        for name, layer in model.named_modules():
+            if hasattr(layer, "get_delta_weight"):
+                layer.double()
+                after[f"{name}.weight"] = before[f"{name}.weight"] + layer.get_delta_weight("default")
+        deltas |= {stored(f"{part}/{name}"): tensor - before[name] for name, tensor in after.items()}
+    getattr(diffusers, kind).save_lora_weights(folder, **layers, **_collate_lora_metadata(dict(parts)))
+    return Made(folder, deltas)
+
+
+PRESET = """
+enable_conv = true
+unet_target_module = ["UNetMidBlock2DCrossAttn", "Downsample2D"]
+unet_target_name = ["conv_in", "up_blocks.0.resnets.0.conv_shortcut", "up_blocks.0.upsamplers.0.conv"]
+text_encoder_target_module = ["CLIPAttention", "CLIPMLP"]
+text_encoder_target_name = []
+"""
+
+
+def kohya_file(parts: Mapping[str, Any], file: Path, stored: Callable[[str], str], **options: Any) -> Made:
+    """What LyCORIS' network for kohya's trainer saves for a pipeline, convolutions included."""
+    import logging
+
+    from lycoris import kohya
+    from safetensors.torch import save_file
+
+    logging.getLogger("LyCORIS").setLevel(logging.ERROR)
+    models = {part: model.float() for part, model in parts.items()}
+    names = {id(module): f"{part}/{name}" for part, model in models.items() for name, module in model.named_modules()}
+    texts = [model for part, model in models.items() if part.startswith("text")]
+    dim, alpha = options.pop("linear_dim"), options.pop("linear_alpha")
+    # The stock preset names the time embedding twice, and refuses itself.
+    preset = file.with_suffix(".toml")
+    preset.write_text(PRESET)
+    options = {"preset": str(preset), **options}
+    network = kohya.create_network(1.0, dim, alpha, None, texts if len(texts) > 1 else texts[0] if texts else [], models["unet"], **options)
+    network.apply_to(texts, models["unet"], bool(texts), True)
+    draw(network.parameters())
+    deltas: dict[str, Tensor] = {}
+    for module in [*network.text_encoder_loras, *network.unet_loras]:
+        deltas |= _forward_delta(module, stored(names[id(module.org_module[0])]), torch.float64)
+    save_file({key: tensor.detach().float().contiguous().clone() for key, tensor in network.state_dict().items()}, file)
+    return Made(file, deltas)
