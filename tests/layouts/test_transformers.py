@@ -181,3 +181,14 @@ def test_inspect_and_diff_know_what_it_is(pair: tuple[Path, Path]) -> None:
     assert (found.family, found.what) == ("bert", "a checkpoint of transformers (bert)")
     difference = compare(str(one), str(two))
     assert {f"layer.{i}" for i in range(6)} <= set(difference.blocks)
+
+
+def test_a_folder_of_t5_is_merged_key_by_key(tmp_path: Path) -> None:
+    """Its config.json calls it t5, as the table for text encoders of all-in-one files is called."""
+    from transformers import T5Config, T5EncoderModel
+
+    model = T5EncoderModel(T5Config(d_model=16, d_ff=32, d_kv=8, num_heads=2, num_layers=2, vocab_size=40))
+    model.save_pretrained(tmp_path / "t5")
+    fs.merge(str(tmp_path / "t5"), tmp_path / "out", dtype="bf16")
+    again = T5EncoderModel.from_pretrained(tmp_path / "out", torch_dtype=torch.bfloat16)
+    assert all(torch.equal(tensor, model.state_dict()[key].bfloat16()) for key, tensor in again.state_dict().items())

@@ -99,7 +99,7 @@ class _Planner:
         """Every canonical tensor of the result, in the order of the family's table (or of the first file)."""
         models = weight_inputs(self.bounds, self.recipe)
         dims = self._dims()
-        table = table_of(self.pattern.family)
+        table = self._table
         if table is None:
             union = dict(self.pattern.spec)
             for name, bound in models.items():
@@ -122,9 +122,14 @@ class _Planner:
         return [tensor for tensor in found if self._naming in tensor.pieces and tensor.component not in self._placeless]
 
     @cached_property
+    def _table(self) -> Table | None:
+        """The table of the result's family; None where checkpoints are merged key by key, whatever they call themselves."""
+        return None if self.pattern.layout in KEYWISE else table_of(self.pattern.family)
+
+    @cached_property
     def _placeless(self) -> tuple[str, ...]:
         """The components that the output's layout does not have."""
-        table = table_of(self.pattern.family)
+        table = self._table
         return table.comfy_only if table is not None and self._layout != "comfy" else ()
 
     def _check_places(self, builder: ProgramBuilder) -> None:
@@ -245,7 +250,7 @@ class _Planner:
         self, tensors: list[Canonical], jobs: list[Job], dtypes: Mapping[str, str], inputs: tuple[Input, ...], quantised: frozenset[str]
     ) -> Plan:
         layout, storage = self._layout, self._storage
-        emitted = emit(tensors, layout, table_of(self.pattern.family))
+        emitted = emit(tensors, layout, self._table)
         beside = storage.beside(emitted, quantised)
         folder = self.output is not None and self.output.suffix not in (".safetensors", ".gguf")
         shard_size = self._shard_size(folder)
