@@ -40,8 +40,8 @@ __version__ = VERSION
 
 __all__ = [
     "Between", "Delta", "Each", "EachShare", "FluxsmithError", "Masks", "Measured", "Param", "PerInput", "PerInputParam", "Same", "Share",
-    "Weight", "__version__", "adapter", "bundle", "component", "lines", "literal", "load", "load_recipe", "load_state_dict", "merge", "merge_method",
-    "model", "omit", "plan", "recipes", "split", "state_dict",
+    "Weight", "__version__", "adapter", "bundle", "component", "lines", "literal", "load", "load_recipe", "load_state_dict", "merge",
+    "merge_method", "model", "omit", "plan", "recipes", "split", "state_dict",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """One component of an all-in-one file is merged, and the rest of it is copied as it is stored, byte for byte."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import fluxsmith as fs
+from fluxsmith.api import as_recipe
 from fluxsmith.errors import IncompatibleError, RecipeError
 from fluxsmith.recipes.loading import load_recipe, recipe_from_text
 from fluxsmith.recipes.saving import recipe_to_text
@@ -143,6 +145,20 @@ def test_a_quantised_transformer_is_replaced_with_its_scales(one: AllInOne, tiny
     assert kept == '{"format_version":"1.0","layers":{"vae.decoder.conv_in":{"format":"b"}}}'
 
 
+def test_a_result_in_memory_has_the_rest_too(one: AllInOne, tiny: TinyCheckpoints) -> None:
+    found = fs.load_state_dict(str(tiny.b), rest=str(one.whole))
+    assert bytes_of(found) == bytes_of(expected(one, tiny.b))
+
+
+def test_a_quantised_result_has_the_rest_as_it_was(one: AllInOne, tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    """Scales and marks of the merged transformer lie where they belong among what is copied."""
+    fs.merge(str(tiny.comfy), tmp_path / "alone.safetensors", dtype="fp8_scaled")
+    fs.merge(str(tiny.comfy), tmp_path / "o.safetensors", dtype="fp8_scaled", rest=str(one.whole))
+    wanted = {**load_file(tmp_path / "alone.safetensors"), **beside(load_file(one.whole))}
+    assert f"{TRANSFORMER}double_blocks.0.img_mlp.0.scale_weight" in wanted
+    assert bytes_of(load_file(tmp_path / "o.safetensors")) == bytes_of(wanted)
+
+
 def test_what_cannot_be_meant_is_refused(one: AllInOne, tiny: TinyCheckpoints, tmp_path: Path) -> None:
     cases = {
         "rest.other-layout": lambda: fs.plan(str(tiny.b), rest=str(one.whole), layout="diffusers"),
@@ -151,6 +167,7 @@ def test_what_cannot_be_meant_is_refused(one: AllInOne, tiny: TinyCheckpoints, t
         "rest.twice": lambda: fs.plan(str(tiny.b), rest=[str(one.whole), str(one.vae)]),
         "recipe.no-contribution": lambda: fs.plan(str(tiny.b), rest=str(tiny.a)),
         "model.no-component": lambda: fs.plan(str(tiny.b), rest=fs.model(str(one.whole), components=["clip_g"])),
+        "rest.structural": lambda: fs.plan(replace(as_recipe(str(tiny.b), rest=str(one.whole)), structural=True)),
         "rest.nothing-in-common": lambda: fs.plan(fs.model(str(tiny.b)) | fs.model(str(one.clip_l)), rest=str(one.whole)),
     }
     for code, build in cases.items():

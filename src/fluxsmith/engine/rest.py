@@ -93,6 +93,9 @@ def settled(recipe: Recipe, sources: Sequence[Source], open_checkpoint: Opener) 
     Components are those that all inputs have, where the recipe names none. Raises IncompatibleError where nothing tells the
     family, or something cannot stand in its all-in-one file; RecipeError where another layout is asked for.
     """
+    if recipe.structural:
+        fix = "leave `structural: true` out, or the rest"
+        raise RecipeError("rest.structural", "a merge key by key knows no components, so nothing tells what its rest is", fix=fix)
     copied_only = {id(source.model) for source in sources if not source.is_input}
     inputs = [model for model in recipe.models() if model.holds == "weight" and id(model) not in copied_only]
     owners = {model.name: owners_of(_opened(model, open_checkpoint), model.components) for model in inputs}
