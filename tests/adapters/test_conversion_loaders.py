@@ -81,7 +81,8 @@ def forward(model: Any) -> Tensor:
     with torch.no_grad():
         return model(
             hidden_states=noise(1, 4, 16), encoder_hidden_states=noise(1, 3, 32), pooled_projections=noise(1, 24),
-            timestep=torch.tensor([0.5]).double(), guidance=torch.tensor([3.5]).double(), img_ids=torch.zeros(4, 3), txt_ids=torch.zeros(3, 3),
+            timestep=torch.tensor([0.5]).double(), guidance=torch.tensor([3.5]).double(),
+            img_ids=torch.zeros(4, 3), txt_ids=torch.zeros(3, 3),
         ).sample  # fmt: skip
 
 
