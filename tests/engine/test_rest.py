@@ -150,6 +150,16 @@ def test_a_result_in_memory_has_the_rest_too(one: AllInOne, tiny: TinyCheckpoint
     assert bytes_of(found) == bytes_of(expected(one, tiny.b))
 
 
+def test_parts_of_fused_tensors_come_to_their_places(one: AllInOne, tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    """Numbers for q, k and v give each tensor several jobs, which begin in its middle."""
+    text = f"fluxsmith: 1\nmodels: {{b: {tiny.b}, c: {tiny.c}, whole: {one.whole}}}\nmerge:\n  method: weighted_sum\n  inputs: [b, c]\n"
+    for name, rest in (("alone", ""), ("o", "  rest: whole\n")):
+        recipe = text.replace(f", whole: {one.whole}", "") if not rest else text
+        (tmp_path / f"{name}.yaml").write_text(f"{recipe}  alpha: {{default: 0.2, q: 0.9, mlp: 0.5}}\n{rest}")
+        fs.merge(load_recipe(tmp_path / f"{name}.yaml"), tmp_path / f"{name}.safetensors")
+    assert bytes_of(load_file(tmp_path / "o.safetensors")) == bytes_of(expected(one, tmp_path / "alone.safetensors"))
+
+
 def test_a_quantised_result_has_the_rest_as_it_was(one: AllInOne, tiny: TinyCheckpoints, tmp_path: Path) -> None:
     """Scales and marks of the merged transformer lie where they belong among what is copied."""
     fs.merge(str(tiny.comfy), tmp_path / "alone.safetensors", dtype="fp8_scaled")
