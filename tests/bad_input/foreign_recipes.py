@@ -58,8 +58,9 @@ FOREIGN_RECIPES = [
         4, "recipe.mecha-option", ["did you mean `weight`?"],
     ),
     Case(
-        "mecha: an adapter", _mecha(VERSION + 'model "{a}" model_config="sdxl-kohya_kohya_lora"\n'),
-        4, "adapter.not-supported", ["recipe.mecha:2:"],
+        "mecha: an adapter that is a model", _mecha(VERSION + 'model "{a}"\nmodel "{b}" model_config="sdxl-kohya_kohya_lora"\n'
+        'merge "add_difference" &0 &1\n'),
+        4, "adapter.unknown-dialect", ["is no adapter"],
     ),
     Case(
         "mecha: an unknown method", _mecha(HEAD + 'merge "weighted_sun" &0 &1\n'),
@@ -128,8 +129,8 @@ FOREIGN_RECIPES = [
     Case("mergekit: a filter without match", _kit(TIES + B + "parameters: {density: {filter: self_attn, value: 1}}\n"), 4,
          "recipe.selector-without-match", kit(4, 14, "self_attn")),
     Case("mergekit: an unknown type", _kit(TIES + B + "dtype: float31\n"), 4, "recipe.bad-value", kit(4, 1, "float31")),
-    Case("mergekit: a model with an adapter", _kit(LINEAR + "models: [{model: base+lora, parameters: {weight: 1}}]\n"), 4,
-         "adapter.not-supported", kit(2, 11)),
+    Case("mergekit: a model with no adapter", _kit(LINEAR + "models: [{model: base+, parameters: {weight: 1}}]\n"), 4,
+         "recipe.mergekit-option", kit(2, 11)),
     Case(
         "mergekit: a model twice", _kit(LINEAR + "models: [{model: {a}}, {model: {a}}]\n"),
         4, "recipe.duplicate-model", ["recipe.yaml:2:"],

@@ -208,11 +208,25 @@ def test_rotation_of_a_tall_matrix(plain: tuple[Path, ...], tmp_path: Path) -> N
     assert (found[key].float() - expected[key].float()).norm() < 0.005 * expected[key].float().norm()
 
 
-def test_a_lora_is_refused_by_name(tmp_path: Path) -> None:
-    """Its example lora_merge: adapters are not applied by this version."""
-    text = 'version 0.1.0\nmodel "base.safetensors"\nmodel "lora.safetensors" model_config="sdxl-kohya_kohya_lora" merge_space="weight"\n'
-    with pytest.raises(fs.FluxsmithError, match="adapter"):
-        run_ours(text + 'merge "convert_\'sdxl-kohya_kohya_lora\'_to_base" &1\nmerge "add_difference" &0 &2', tmp_path)
+def test_its_example_lora_merge(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    """A LoRA is an adapter, whatever its config is called, and its conversion is that adapter."""
+    save_file(
+        {
+            "lora_unet_double_blocks_0_img_attn_proj.lora_up.weight": (up := torch.randn(48, 3)),
+            "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": (down := torch.randn(3, 48)),
+        },
+        tmp_path / "lora.safetensors",
+    )
+    config = 'model_config="sdxl-kohya_kohya_lora" merge_space="weight"'
+    text = f'version 0.1.0\nmodel "{tiny.a}"\nmodel "{tmp_path / "lora.safetensors"}" {config}\n'
+    (tmp_path / "r.mecha").write_text(
+        text + 'merge "convert_\'sdxl-kohya_kohya_lora\'_to_base" &1\nmerge "add_difference" &0 &2 alpha=0.5\n'
+    )
+    found = fs.load_state_dict(fs.load_recipe(tmp_path / "r.mecha"), dtype="fp32")
+    before = fs.load_state_dict(str(tiny.a), dtype="fp32")
+    changed = [key for key in before if not torch.equal(found[key], before[key])]
+    assert changed == ["double_blocks.0.img_attn.proj.weight"]
+    torch.testing.assert_close(found[changed[0]] - before[changed[0]], 0.5 * up @ down, rtol=1e-4, atol=1e-5)
 
 
 def test_its_example_split_unet_text_encoder(tmp_path: Path) -> None:

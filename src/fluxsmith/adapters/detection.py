@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
-from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect
+from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect, Key
 from fluxsmith.adapters.harmless import harmless_names
 from fluxsmith.adapters.sidecars import Sidecar
 from fluxsmith.adapters.targets import Place, Targets, superset
@@ -61,9 +61,13 @@ class Reading:
 
 
 def looks_like_adapter(keys: Iterable[str]) -> bool:
-    """Whether a file holds factors of adapters, told by the last parts of its keys."""
-    roles = tuple("." + role for a in ALGORITHMS.values() for role in a.roles if role not in ("weight", "scale"))
-    return any(key.endswith(roles) for key in keys)
+    """Whether a file holds factors of adapters, told by the last parts of its keys, as some dialect understands them."""
+    words = {word for a in ALGORITHMS.values() for word in (*a.roles, *a.numbers)} - {"weight", "scale", "alpha"}
+    keys = list(keys)
+    if any(key.endswith(tuple(f".{word}" for word in words)) for key in keys):
+        return True
+    parsed = (dialect.parse(dialect, key) for key in keys for dialect in DIALECTS.values())
+    return any(part is not None and part.role in words for part in parsed)
 
 
 def is_local_adapter(reference: str) -> bool:
@@ -86,30 +90,31 @@ def readings(
     Of readings that explain as much those go first whose program the sidecar names.
     """
     keys = list(keys)
+    parsed = {name: {key: parts for key in keys if (parts := dialect.parse(dialect, key))} for name, dialect in DIALECTS.items()}
+    harmless = harmless_names(keys)
     found: list[Reading] = []
     for table in tables:
         targets = Targets(superset(table, keys), table.prefixes)
-        found += [_read(dialect, table, targets, keys) for dialect in _for(table)]
+        found += [_read(dialect, table, targets, parsed[name]) for name, dialect in DIALECTS.items() if _may_be(dialect, table)]
     if structural is not None:
         targets = Targets(structural.values())
-        found += [_read(dialect, None, targets, keys) for dialect in DIALECTS.values()]
+        found += [_read(dialect, None, targets, parsed[name]) for name, dialect in DIALECTS.items()]
+    for reading in found:
+        reading.count = len(keys) - sum(key not in reading.keys for key in harmless)
     order = list(DIALECTS.values())
     return sorted((r for r in found if r.keys), key=lambda r: (-len(r.keys), not r.dialect.claims(sidecar or {}), order.index(r.dialect)))
 
 
-def _for(table: Table) -> list[Dialect]:
-    return [dialect for dialect in DIALECTS.values() if not dialect.families or table.family in dialect.families]
+def _may_be(dialect: Dialect, table: Table) -> bool:
+    return not dialect.families or table.family in dialect.families
 
 
-def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: list[str]) -> Reading:
+def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: Mapping[str, Key]) -> Reading:
     """Every key that the dialect explains; names of one component are taken from the one layout that has most of them."""
-    reading = Reading(dialect, table, count=len(keys))
+    reading = Reading(dialect, table)
     candidates: dict[tuple[str, str], dict[str, Read]] = {}
-    for key in keys:
-        parsed = dialect.parse(dialect, key)
-        if parsed is None:
-            continue
-        main = table.components[0] if table else targets.components[0]
+    main = table.components[0] if table else next(iter(targets.components), "")
+    for key, parsed in keys.items():
         component = main if parsed.component == MAIN or table is None else parsed.component
         for layout in parsed.layouts or targets.layouts(component):
             stem = targets.stem(component, layout, parsed.name, joined=parsed.joined)
@@ -127,7 +132,6 @@ def _read(dialect: Dialect, table: Table | None, targets: Targets, keys: list[st
         reading.keys |= found
     for (_, layout), found in candidates.items():
         reading.strays |= {key: layout for key in found if key not in reading.keys}
-    reading.count -= len(harmless_names([key for key in keys if key not in reading.keys]))
     return reading
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fluxsmith.adapters import refusals
 from fluxsmith.adapters.algorithms import ALGORITHMS, find_algorithm
-from fluxsmith.adapters.detection import ENOUGH, Read, Reading, readings
+from fluxsmith.adapters.detection import ENOUGH, Read, Reading, looks_like_adapter, readings
 from fluxsmith.adapters.dialects import Draft
 from fluxsmith.adapters.harmless import harmless_names, zero_modules
 from fluxsmith.adapters.module import Adapter, Module, Target
@@ -44,6 +44,8 @@ def open_adapter(
     """
     ignored = {key: f"ignore: {glob}" for key in checkpoint.tensors for glob in ignore if fnmatchcase(key, glob)}
     keys = [key for key in checkpoint.tensors if key not in ignored]
+    if not looks_like_adapter(keys):
+        raise refusals.unknown_dialect(checkpoint.reference, keys, base, None)
     table = table_of(base.family) if base is not None else None
     alone = base is not None and base.family in COMPONENT_TABLES
     tables = (table,) if table else () if base is not None else known_tables()
@@ -231,6 +233,8 @@ class _Opener:
         for layout, shapes in self._stored_shapes(drafts, names).items():
             solved = solve_partial(table, layout, shapes, self._file)
             dims |= {symbol: max(value, dims.get(symbol, 0)) for symbol, value in solved.items()}
+        if not dims:
+            raise refusals.needs_base(self._file, self.reading)
         return Targets(table.expand(dims, table.components), table.prefixes)
 
     def _stored_shapes(self, drafts: Mapping[Place, tuple[Draft, Members]], names: Targets) -> dict[str, dict[str, tuple[int, ...]]]:

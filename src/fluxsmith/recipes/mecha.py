@@ -23,7 +23,7 @@ from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.calls import call
-from fluxsmith.recipes.expressions import Expression, Literal, Model, model
+from fluxsmith.recipes.expressions import Adapter, Expression, Literal, Model, adapter, model
 from fluxsmith.recipes.mecha_methods import METHODS, REFUSED
 from fluxsmith.recipes.recipe import OutputOptions, Recipe
 from fluxsmith.recipes.schedules import Schedule
@@ -89,7 +89,7 @@ class _Reader:
         self._lines, self._file, self._replaced, self._prefix = text.splitlines(), file, replaced, prefix
         self._line = self._seed = 0
         self._results: list[Any] = []
-        self._models: dict[tuple[str, str], Model] = {}
+        self._models: dict[tuple[str, str], Model | Adapter] = {}
 
     def recipe(self) -> Recipe:
         if not self._lines or self._lines[0].strip() != VERSION:
@@ -108,7 +108,7 @@ class _Reader:
         if unknown:
             names = ", ".join(node.name for node in self._models.values())
             raise UsageError("usage.unknown-model", f"the recipe has no model `{unknown[0]}`", facts={"models": names})
-        used = {node.name for node in root.models()}
+        used = {node.name for node in (*root.models(), *root.adapters())}
         for node in self._models.values():
             if node.name not in used:
                 raise RecipeError("recipe.unused-model", f"model `{node.name}` is not used", at=node.at)
@@ -163,14 +163,15 @@ class _Reader:
             raise self._error("recipe.wrong-arity", f"`{command.value}` needs a value", command)
         return kinds[command.value](arguments[0], arguments[1:])
 
-    def _model(self, path: _Token, rest: list[_Token]) -> Model:
+    def _model(self, path: _Token, rest: list[_Token]) -> Model | Adapter:
         if not isinstance(path.value, str):
             raise self._error("recipe.bad-mecha", "a model is a path in quotes", path)
         options = self._typed(rest)
+        networks = str(options.get("model_config")).endswith(_ADAPTERS)  # LyCORIS: its `merge_space` is that of the factors
         space = options.get("merge_space") or "weight"
-        key = (path.value, space)
+        key = (path.value, "adapter" if networks else space)
         if key not in self._models:
-            found = model(path.value, holds=space)
+            found = adapter(path.value) if networks else model(path.value, holds=space)
             taken, stem = {node.name for node in self._models.values()}, self._prefix + found.name
             name = next(n for i in range(1, len(taken) + 2) if (n := stem if i == 1 else f"{stem}_{i}") not in taken)
             at = self._position(path)
@@ -185,10 +186,8 @@ class _Reader:
             if key not in ("model_config", "merge_space"):
                 raise self._error("recipe.bad-mecha", f"`{key or token.value}` is no option of this line", token)
             known = _CONFIGS if key == "model_config" else _SPACES
-            if key == "model_config" and str(token.value).endswith(_ADAPTERS):
-                fix = "bake the adapter into a checkpoint first"
-                raise self._error("adapter.not-supported", "an adapter, which this version does not apply", token, fix=fix)
-            if token.value is not None and token.value not in known:
+            network = key == "model_config" and str(token.value).endswith(_ADAPTERS)
+            if token.value is not None and token.value not in known and not network:
                 hint = did_you_mean(str(token.value), known)
                 raise self._error("recipe.mecha-option", f"`{token.value}` is no {key.replace('_', ' ')}", token, hint=hint)
             options[key] = token.value
@@ -282,9 +281,6 @@ class _Reader:
             return value.values["key"]
         if method in _BLOCK_CONVERSIONS and isinstance(value, _Entries):
             return self._block_schedule(value, argument)
-        if method.endswith("_to_base"):
-            fix = "bake the adapter into a checkpoint first"
-            raise self._error("adapter.not-supported", "an adapter, which this version does not apply", name, fix=fix)
         if method.startswith("convert_'") and isinstance(value, Expression):
             return value
         raise self._error("recipe.unknown-method", f"`{method}` is not a conversion that is known here", name)

@@ -14,13 +14,14 @@ What concerns language models (`slices`, `tokenizer`, ...) is refused by name.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.errors import UsageError, did_you_mean
 from fluxsmith.io.located import Located
 from fluxsmith.methods import find_method
 from fluxsmith.recipes.calls import call, check_option
-from fluxsmith.recipes.expressions import Expression, Model, model
+from fluxsmith.recipes.expressions import Adapter, Expression, Model, adapter, model
 from fluxsmith.recipes.mergekit_documents import Document, Entry, Where
 from fluxsmith.recipes.mergekit_methods import REQUIRED, ForeignMethod, Parameter
 from fluxsmith.recipes.recipe import OutputOptions, Recipe
@@ -65,7 +66,7 @@ class _Reader:
             if name is not None and self._named.setdefault(str(name), document) is not document:
                 raise document.error("recipe.duplicate-name", f"`{name}` is defined twice", ("name",))
         self._replaced, self._prefix = replaced, prefix
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, Model | Adapter] = {}
         self._nodes: dict[int, Expression] = {}
         self._building: list[str] = []
 
@@ -129,8 +130,14 @@ class _Reader:
         reference = entry.reference
         if reference in self._named:
             return self._merge(self._named[reference])
+        first, plus, lora = ("", "", "") if Path(reference).exists() else reference.partition("+")
+        if plus:  # a model with a LoRA baked in
+            return self._leaf(document, entry, first, model(first)) + self._leaf(document, entry, lora, adapter(lora))
+        return self._leaf(document, entry, reference, model(reference))
+
+    def _leaf(self, document: "Document", entry: Entry, reference: str, found: Model | Adapter) -> Expression:
+        """A model or adapter, once for each reference, under a name of its own."""
         if reference not in self._models:
-            found = model(reference)
             taken, stem = {node.name for node in self._models.values()}, self._prefix + found.name
             name = next(n for i in range(1, len(taken) + 2) if (n := stem if i == 1 else f"{stem}_{i}") not in taken)
             at = document.source.position(entry.where)

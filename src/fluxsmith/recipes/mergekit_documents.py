@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
@@ -117,11 +116,8 @@ class Document:
     def _reference(self, value: Any, where: Where) -> str:
         if not isinstance(value, str):
             raise self.error("recipe.mergekit-option", "a model is named by a path or org/name", where)
-        if "+" in value and not Path(value).exists():
-            fix = "bake the adapter into a checkpoint first"
-            raise self.error(
-                "adapter.not-supported", f"`{value}` is a model with an adapter, which this version does not apply", where, fix=fix
-            )
+        if value.startswith("+") or value.endswith("+"):
+            raise self.error("recipe.mergekit-option", f"`{value}` is no model with a LoRA: MODEL+LORA", where)
         return value
 
     def placed(self, build: Any, where: Where) -> Any:
