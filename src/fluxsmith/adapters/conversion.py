@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fluxsmith.adapters.rank import RankRule
     from fluxsmith.adapters.tensors import ModuleTensors
 
-__all__ = ["Conversion", "Converted", "Source", "model_tensors", "sources_of"]
+__all__ = ["Conversion", "Converted", "Source", "dims_of", "model_tensors", "sources_of"]
 
 #: Widths that every published model of a family has, where an adapter does not tell: symbol -> multiple of another.
 _USUAL: dict[str, dict[str, tuple[str, int]]] = {"flux1": {"M": ("H", 4)}, "chroma": {"M": ("H", 4)}}
@@ -80,12 +80,29 @@ class Conversion:
         self._tensors = {tensor.name: tensor for tensor in model_tensors(self.adapter, self.base, self.notes)}
 
     def __iter__(self) -> Iterator[Converted]:
-        for name, modules in self._groups.items():
-            tensor = self._tensors[name]
-            for target in self._places(tensor, modules):
-                sources = sources_of(target, modules)
-                if any(source.module for source in sources):
-                    yield self._convert(target, sources)
+        for name in self._groups:
+            for target, sources in self._pairs(name):
+                yield self._convert(target, sources)
+
+    @property
+    def changed(self) -> dict[str, Canonical]:
+        """The canonical tensors that the adapter changes, in its order."""
+        return {name: self._tensors[name] for name in self._groups}
+
+    def exact(self, tensor: str) -> Iterator[ModuleTensors]:
+        """The modules of a canonical tensor in the dialect's places, in a form that loses nothing: their own algorithm or a
+        difference, whether the dialect can hold that or not."""
+        for target, sources in self._pairs(tensor) if tensor in self._groups else ():
+            found = self._exactly(target, sources)
+            yield dense(target, sources, self.base) if found is None else found.module
+
+    def _pairs(self, tensor: str) -> Iterator[tuple[Target, list[Source]]]:
+        """The places of a canonical tensor of which the adapter changes rows."""
+        modules = self._groups[tensor]
+        for target in self._places(self._tensors[tensor], modules):
+            sources = sources_of(target, modules)
+            if any(source.module for source in sources):
+                yield target, sources
 
     def _places(self, tensor: Canonical, modules: Sequence[Module]) -> list[Target]:
         """Where the dialect has a canonical tensor: every row that a module changes must be in one of these."""
@@ -206,10 +223,10 @@ def model_tensors(adapter: Adapter, base: Bound | None, notes: list[str]) -> Col
     if base is not None:
         return base.spec.values()
     assert table is not None  # without a table an adapter cannot be opened without a base
-    return table.expand(_dims(table, adapter, notes), table.components)
+    return table.expand(dims_of(table, adapter, notes), table.components)
 
 
-def _dims(table: Table, adapter: Adapter, notes: list[str]) -> Mapping[str, int]:
+def dims_of(table: Table, adapter: Adapter, notes: list[str]) -> Mapping[str, int]:
     """The model's dims as far as the adapter tells them, and what every published model has for the rest."""
     dims: dict[str, int] = {}
     for layout in dict.fromkeys(module.target.layout for module in adapter.modules):

@@ -30,7 +30,8 @@ class Options:
 
     `rule` chooses ranks of a lora, `factor` the size of w1 of a lokr (None: the best). `full_residual` keeps as
     differences all matrices that the algorithm does not hold to rounding; `legacy_clamp` cuts factors at a quantile as
-    kohya's script does (see clamped). `key` keys the random numbers of the search.
+    kohya's script does (see clamped). `dense` says whether matrices may become differences. `key` keys the random numbers
+    of the search.
     """
 
     algorithm: Literal["lora", "lokr", "full"] = "lora"
@@ -38,6 +39,7 @@ class Options:
     factor: int | None = None
     full_residual: bool = False
     legacy_clamp: float | None = None
+    dense: bool = True
     key: str = ""
 
 
@@ -46,7 +48,7 @@ def extract_module(
 ) -> tuple[ModuleTensors, Finding] | None:
     """The module that holds a delta of its target's shape (fp32), None where nothing differs.
 
-    Vectors, and matrices whose factors would take as many numbers, are kept as differences.
+    Vectors, and matrices whose factors would take as many numbers where that is allowed, are kept as differences.
     """
     energy = frobenius_squared(delta.reshape(1, -1))
     if energy == 0:
@@ -81,7 +83,7 @@ Found = tuple[ModuleTensors, float, Sequence[float]]
 def _lora(target: Target, matrix: Tensor, options: Options) -> Found | None:
     """LoRA factors, or None where the difference itself is as small."""
     found = low_rank(matrix, options.rule, key=f"{options.key}|{target.stored}")
-    if fits_dense(found.rank, *matrix.shape):
+    if options.dense and fits_dense(found.rank, *matrix.shape):
         return None
     up, down, residual = found.up, found.down, found.residual
     if options.legacy_clamp is not None:
@@ -99,7 +101,7 @@ def _lora(target: Target, matrix: Tensor, options: Options) -> Found | None:
 def _lokr(target: Target, matrix: Tensor, options: Options) -> Found | None:
     kernel = target.shape[2:]
     found = nearest_kronecker(matrix, factor=options.factor, kernel=prod(kernel))
-    if found.w1.numel() + found.w2.numel() >= matrix.numel():
+    if options.dense and found.w1.numel() + found.w2.numel() >= matrix.numel():
         return None
     w2 = found.w2.reshape(len(found.w2), -1, *kernel) if kernel else found.w2
     factors = {"w1": found.w1.contiguous(), "w2": w2.contiguous()}

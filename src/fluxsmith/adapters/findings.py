@@ -39,7 +39,8 @@ def _summary(group: Sequence[Finding]) -> dict[str, Any]:
     energy, residual = sum(f.energy for f in group), sum(f.residual for f in group)
     noises = [f.noise for f in group if f.noise is not None]
     return {
-        "modules": len(group), "rank": max((f.rank or 0 for f in group), default=0), "kept": round(1 - residual / energy, 6),
+        "modules": len(group), "rank": max((f.rank or 0 for f in group), default=0),
+        "kept": round(1 - residual / energy, 6) if energy else 1.0,
         "norm": float(f"{energy**0.5:.6g}"), "residual": float(f"{residual**0.5:.6g}"),
-        "noise": round(min(sum(noises) / energy, 1.0), 6) if noises else None,
+        "noise": round(min(sum(noises) / energy, 1.0), 6) if noises and energy else None,
     }  # fmt: skip

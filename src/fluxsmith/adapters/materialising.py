@@ -7,7 +7,6 @@ from dataclasses import replace
 from math import sqrt
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.module import Module, Target
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of, read_module, read_values
 from fluxsmith.errors import IncompatibleError, UsageError
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from fluxsmith.adapters.rank import RankRule
 
-__all__ = ["Rows", "Shape", "as_lora", "base_weight", "dense"]
+__all__ = ["Rows", "Shape", "as_lora", "base_weight", "dense", "weight_read"]
 
 Shape = Literal["diff", "lora"]
 
@@ -50,20 +49,23 @@ def dense(target: Target, sources: Sequence[Rows], base: Bound | None) -> Module
             continue
         if id(source.module) not in deltas:
             module = read_module(source.module)
-            deltas[id(source.module)] = delta_of(module, _weight(source.module, module, base))
+            deltas[id(source.module)] = delta_of(module, weight_read(module, base))
         part = deltas[id(source.module)][source.start : source.start + source.rows]
         parts.append(part.reshape(source.rows, *target.shape[1:]))
     return ModuleTensors(target, "diff", {"diff": torch.cat(parts)}, {"scale": 1.0})
 
 
-def _weight(module: Module, tensors: ModuleTensors, base: Bound | None) -> Tensor | None:
-    rules = ALGORITHMS[module.algorithm]
-    if rules.reads(tensors.shapes) == "nothing":
+def weight_read(module: ModuleTensors, base: Bound | None) -> Tensor | None:
+    """The base's weight where a module's algorithm reads it, None where it does not.
+
+    Raises IncompatibleError where there is no base.
+    """
+    if module.rules.reads(module.shapes) == "nothing":
         return None
     if base is None:
         raise IncompatibleError(
             "adapter.needs-base",
-            f"what {rules.title} means at `{module.name}` depends on the base's weight",
+            f"what {module.rules.title} means at `{module.target.stored}` depends on the base's weight",
             facts={"tensor": module.target.tensor},
             fix="give the model that it was trained on: --base REF",
         )

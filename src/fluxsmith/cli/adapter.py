@@ -15,6 +15,8 @@ __all__ = ["SUBCOMMANDS", "command"]
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("adapter_inspect", "Show what an adapter is: dialect, algorithms, ranks, scale, blocks."),
     "convert": ("adapter_convert", "Write an adapter in another dialect, with the same delta."),
+    "resize": ("adapter_resize", "Give an adapter another rank."),
+    "merge": ("adapter_merge", "Merge adapters into one: their exact sum, or by any merge method."),
 }
 
 
@@ -31,4 +33,6 @@ def command() -> None:
     \b
     fluxsmith adapter inspect style.safetensors
     fluxsmith adapter convert style.safetensors -o style-diffusers.safetensors --to diffusers
+    fluxsmith adapter resize style.safetensors -o small.safetensors --rank 8
+    fluxsmith adapter merge style.safetensors subject.safetensors -o both.safetensors -w 0.8 -w 1
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fluxsmith.engine.extraction import Extracted, Wish
     from fluxsmith.recipes.recipe import Recipe
 
-__all__ = ["command"]
+__all__ = ["command", "show_extracted"]
 
 _OF_LAYOUT = {"bfl": "kohya", "diffusers": "diffusers"}
 
@@ -68,7 +68,7 @@ def command(**arguments: Any) -> None:
             _recipe(a), a["output"], wish, settings=settings, resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"],
             observer=display,
         )  # fmt: skip
-    _show(done, console)
+    show_extracted(done, console)
 
 
 def _recipe(a: dict[str, Any]) -> Recipe:
@@ -120,7 +120,7 @@ def _dialect(name: str | None, layout: str | None) -> str:
     return chosen
 
 
-def _show(done: Extracted, console: Console) -> None:
+def show_extracted(done: Extracted, console: Console) -> None:
     from fluxsmith.adapters.findings import blocks_of
 
     written, blocks = done.written, blocks_of(done.findings)

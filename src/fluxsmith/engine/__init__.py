@@ -21,5 +21,6 @@ input_hashes.py  hashing inputs beside the run
 merging.py       a whole merge into a file or folder
 in_memory.py     the same into memory
 extraction.py    a delta as an adapter;  deltas.py  one matrix at a time;  scratch.py  finished modules;  rounding.py  what is noise
+adapter_merging.py  adapters merged by any method
 reproduction.py  making an output again from what it carries
 """

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class Wish:
     """What is to be extracted and how it is written: see `Options` for the mathematics.
 
     `dtype` is the type of the factors (a name such as fp16), `select` are selectors of the tensors that are wanted (none:
-    all), `biases` says whether vectors are (None: where the dialect can hold their differences).
+    all), `biases` says whether vectors are (None: where the dialect can hold their differences). `command` and `recorded` are
+    what the file says of how it was made, beside this.
     """
 
     options: Options
@@ -55,6 +56,8 @@ class Wish:
     dtype: str = "fp16"
     select: tuple[str, ...] = ()
     biases: bool | None = None
+    command: str = "extract"
+    recorded: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,12 @@ def extract(
     force: bool = False,
     allow_pickle: bool = False,
     observer: Observer | None = None,
+    resumable: bool = True,
 ) -> Extracted:
     """Write the delta that a recipe means as an adapter.
 
-    `resume` goes on with an interrupted run of the same work, `force` replaces an existing output. Raises
-    FluxsmithError; the target is not touched before everything is written.
+    `resume` goes on with an interrupted run of the same work, `force` replaces an existing output; without `resumable`
+    an interrupted run leaves nothing. Raises FluxsmithError; the target is not touched before everything is written.
     """
     _check_words(wish)
     recipe = recipe.with_output(dtype="F32")
@@ -106,6 +110,9 @@ def extract(
         return _write(plan, units, wish, output, force, scratch, left_out, found)
     except (Interrupted, KeyboardInterrupt):
         hashes.cancel()
+        if not resumable:
+            scratch.remove()
+            raise Interrupted("run.stopped", "stopped; nothing was written", fix="the same command begins anew") from None
         scratch.close()
         raise
     except BaseException:
@@ -124,8 +131,9 @@ def _holds(dialect: str, algorithm: str) -> bool:
 
 def _check_words(wish: Wish) -> None:
     """Raise IncompatibleError where the dialect cannot hold what was asked for."""
+    full = ("diff", "--full-residual" if wish.options.full_residual else "")
     asked = "diff" if wish.options.algorithm == "full" else wish.options.algorithm
-    for algorithm, why in ((asked, f"--algo {wish.options.algorithm}"), ("diff", "--biases" if wish.biases else "")):
+    for algorithm, why in ((asked, f"--algo {wish.options.algorithm}"), ("diff", "--biases" if wish.biases else ""), full):
         if why and not _holds(wish.dialect, algorithm):
             able = [name for name in DIALECTS if _holds(name, algorithm)]
             raise IncompatibleError(
@@ -200,7 +208,8 @@ def _run(plan: Plan, units: Mapping[str, Canonical], wish: Wish, settings: Setti
     def targets(tensor: Canonical) -> list[Target]:
         return targets_of(tensor, dialect, plan.family)
 
-    run = Deltas(plan, units, targets, wish.options, settings, skip=done, keep=scratch.put, on_bytes=observer.advanced)
+    options = replace(wish.options, dense=_holds(wish.dialect, "diff"))
+    run = Deltas(plan, units, targets, options, settings, skip=done, keep=scratch.put, on_bytes=observer.advanced)
     finished = [units[name].count for number, name in enumerate(units) if number in done]
     observer.started(_shown(plan, units), run, 4 * sum(finished))
     run.run()
@@ -252,9 +261,8 @@ def extraction_metadata(plan: Plan, wish: Wish, findings: Sequence[Finding]) -> 
         "dialect": wish.dialect, "full_residual": wish.options.full_residual,
     }  # fmt: skip
     title = plan.title or "fluxsmith extraction"
-    data = adapter_metadata(
-        plan.family, DIALECTS[wish.dialect], title=title, command="extract", options={"dtype": wish.dtype, "select": wish.select}
-    )
+    options = {"dtype": wish.dtype, "select": wish.select, **wish.recorded}
+    data = adapter_metadata(plan.family, DIALECTS[wish.dialect], title=title, command=wish.command, options=options)
     data |= {"fluxsmith.extraction": json.dumps({**made, "blocks": blocks_of(findings)}, separators=(",", ":"))}
     if DIALECTS[wish.dialect].vocabulary == "lycoris":
         module = "networks.lora_flux" if wish.options.algorithm == "lora" and plan.family == "flux1" else "lycoris.kohya"
