@@ -7,13 +7,14 @@ out without fluxsmith: by a forward pass of the producer's own modules, or by a 
 
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fluxsmith.adapters import Adapter
@@ -92,9 +93,10 @@ def deltas_of(adapter: Adapter, weights: Mapping[str, Tensor]) -> dict[str, Tens
 
 def delta_of(adapter: Adapter, module: Any, weights: Mapping[str, Tensor]) -> Tensor:
     """One module's delta, in the layout in which it was trained."""
-    read = _values(adapter)
     algorithm, target = ALGORITHMS[module.algorithm], module.target
-    factors = {role: read(view).float() for role, view in module.factors.items()}
+    file = Path(adapter.checkpoint.files[0].path)
+    tensors, keys = _tensors(file, file.stat().st_mtime_ns), {adapter.checkpoint.tensors[key]: key for key in module.sources}
+    factors = {role: tensors[keys[view]].float() for role, view in module.factors.items()}
     whole = weights[target.tensor].float()
     stored = torch.cat([whole[span.start : span.start + span.rows] for span in target.spans]).reshape(-1, *whole.shape[1:])
     if stored.shape != torch.Size(target.shape):  # widened with zeros
@@ -104,12 +106,9 @@ def delta_of(adapter: Adapter, module: Any, weights: Mapping[str, Tensor]) -> Te
     return algorithm.delta(factors, module.settings, rows, None if reads == "nothing" else stored)
 
 
-def _values(adapter: Adapter) -> Callable[[Any], Tensor]:
-    from safetensors import safe_open
-
-    names = {view: key for key, view in adapter.checkpoint.tensors.items()}
-    file = safe_open(adapter.checkpoint.files[0].path, "pt")
-    return lambda view: file.get_tensor(names[view])
+@lru_cache(maxsize=2)
+def _tensors(file: Path, changed: int) -> dict[str, Tensor]:
+    return load_file(file)
 
 
 def agree(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], tolerance: float = 2e-6) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.containers import Container, H, M, Numbers, agree, deltas_of, factors, opened
+from fluxsmith.adapters.detection import looks_like_adapter
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model
@@ -274,3 +275,11 @@ def test_kohya_as_diffusers_converts_it(single: bool, tmp_path: Path) -> None:
         mine = module.settings["scale"] * up[at : at + size] @ (down @ vector)
         torch.testing.assert_close(mine, output, rtol=1e-4, atol=1e-3)
         at += size
+
+
+def test_files_of_adapters_are_known_from_checkpoints(tmp_path: Path, base: Bound, weights: Weights) -> None:
+    """Also those whose last parts only their dialect understands; no model is taken for one."""
+    for keys in (xlabs().tensors, control(weights).tensors, ["oft_unet_single_blocks_1_linear1.oft_blocks.3"]):
+        assert looks_like_adapter(keys)
+    for keys in (base.checkpoint.tensors, *(bound(kind, tmp_path)[0].checkpoint.tensors for kind in ("flux2", "chroma"))):
+        assert not looks_like_adapter(keys)

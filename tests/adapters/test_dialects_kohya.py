@@ -69,6 +69,7 @@ ALGORITHMS_OF_LYCORIS = [
     ("full", {}),
     ("diag-oft", {}),
     ("ia3", {}),
+    ("glora", {}),
     ("lora", {"dora_wd": True}),
     ("lora", {"dora_wd": True, "wd_on_output": False}),
 ]
