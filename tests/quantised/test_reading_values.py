@@ -122,6 +122,14 @@ def test_a_scale_of_one_beside_a_plain_weight_is_no_scale(tmp_path: Path) -> Non
     assert torch.equal(found["a.weight"], weights()["a.weight"].float())
 
 
+def test_embeddings_of_a_scaled_text_encoder_may_be_plain(tmp_path: Path) -> None:
+    """ComfyUI scales linear layers alone."""
+    stored = comfy_legacy(weights())
+    stored.tensors["shared.weight"] = torch.randn(20, 8).to(torch.float8_e4m3fn)
+    found = fs.load_state_dict(str(stored.save(tmp_path / "q.safetensors")), dtype="fp32")
+    assert torch.equal(found["shared.weight"], stored.tensors["shared.weight"].float())
+
+
 def test_a_merge_of_scaled_fp8_and_bf16_is_that_of_the_values(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

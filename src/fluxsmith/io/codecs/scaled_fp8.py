@@ -49,6 +49,7 @@ INPUTS = (".scale_input", ".input_scale")
 FORMATS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 _EIGHT_BITS = ("F8_E4M3", "F8_E5M2")
 _METADATA = "_quantization_metadata"
+_EMBEDDING = re.compile(r"(^|\.)(shared|embed_tokens|\w+_embedding|relative_attention_bias)\.weight$")
 # The components of a bundle, of which one may be scaled and another plain.
 _COMPONENT = re.compile(r"^(text_encoders\.[^.]+|model|diffusion_model|vae|first_stage_model|cond_stage_model|conditioner|[^/.]+/)\b")
 
@@ -209,10 +210,13 @@ def _every(checkpoint: Checkpoint, key: str, stored: View) -> int:
 
 
 def _check_unscaled(checkpoint: Checkpoint, found: Recognised, marks: list[str]) -> None:
-    """In a component that has scales, every fp8 matrix must have one: values 5000 times too large look like weights."""
+    """In a component that has scales, every fp8 layer must have one: values 5000 times too large look like weights.
+
+    Embeddings and convolutions have none in ComfyUI: where they are fp8, they are plain.
+    """
     scopes = {_scope(key) for key in (*found.views, *marks)}
     for key, view in checkpoint.tensors.items():
-        matrix = key.endswith(".weight") and len(view.shape) > 1
+        matrix = key.endswith(".weight") and len(view.shape) == 2 and not _EMBEDDING.search(key)
         if matrix and key not in found.views and not view.coded and view.dtypes & set(_EIGHT_BITS) and _scope(key) in scopes:
             suffix = ".weight_scale" if any(side.endswith(".weight_scale") for side in found.sides) else ".scale_weight"
             raise missing_half(checkpoint, key, key.removesuffix(".weight") + suffix, "its scale")
