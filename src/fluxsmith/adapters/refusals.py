@@ -17,6 +17,7 @@ __all__ = [
     "duplicate_key",
     "mixed_dialects",
     "mixed_layouts",
+    "needs_base",
     "not_finite",
     "unfit_factors",
     "unknown_dialect",
@@ -89,6 +90,16 @@ def mixed_layouts(file: str, reading: Reading) -> IncompatibleError:
         },
         fix="use the file as its trainer wrote it, before it was converted",
     )  # fmt: skip
+
+
+def needs_base(file: str, reading: Reading) -> IncompatibleError:
+    """Factors that rotate or scale a weight, and so do not tell its size."""
+    return IncompatibleError(
+        "adapter.needs-base",
+        f"{file} does not tell the size of the model that it is for",
+        facts={"file": file, "dialect": reading.title},
+        fix="give the model that it was trained on, with --base",
+    )
 
 
 def duplicate_key(file: str, name: str, keys: Sequence[str]) -> IncompatibleError:
