@@ -147,10 +147,17 @@ merge: {{formula: 0.5*a + 0.5*b, rules: [{{match: double.0.q, take: a}}]}}
     assert error.value.code == "output.scale-of-several-parts"
     assert "--dtype fp8_block" in str(error.value.fix)
     fs.merge(recipe, tmp_path / "out.safetensors", dtype="fp8_block")
-    q = tensors_of(tmp_path / "out.safetensors")["double_blocks.0.img_attn.qkv.weight"][:64]
+    parted = tensors_of(tmp_path / "out.safetensors")
     fs.merge(str(wide.file), tmp_path / "a.safetensors", dtype="fp8_block")
-    alone = tensors_of(tmp_path / "a.safetensors")["double_blocks.0.img_attn.qkv.weight"][:64]
-    assert torch.equal(q.view(torch.uint8), alone.view(torch.uint8))
+    fs.merge(fs.weighted_sum(str(wide.file), str(wide.other)), tmp_path / "mean.safetensors", dtype="fp8_block")
+    for rows, name in ((slice(0, 64), "a"), (slice(64, 192), "mean")):
+        alone = tensors_of(tmp_path / f"{name}.safetensors")
+        for last in ("weight", "scale_weight"):
+            key = f"double_blocks.0.img_attn.qkv.{last}"
+            assert torch.equal(parted[key][rows].contiguous().view(torch.uint8), alone[key][rows].contiguous().view(torch.uint8)), (
+                name,
+                last,
+            )
     fs.merge(recipe, tmp_path / "parts", dtype="fp8_scaled", layout="diffusers")  # q, k and v are tensors there
 
 

@@ -47,7 +47,11 @@ def scales_of(largest: Tensor, dtype: str, scale_dtype: str) -> Tensor:
 
 
 def encode_scaled(values: Tensor, scales: Tensor, dtype: str) -> Encoded:
-    """float32 values of shape (count,), divided by scales of shape (n,), each for count / n consecutive ones."""
+    """float32 values of shape (count,), divided by scales of shape (n,), each for count / n consecutive ones.
+
+    The scales are those of `scales_of`: quotients are at most 2^-8 beyond the largest number of an fp8 type (where a scale was
+    rounded down to bf16), and so are rounded to that number.
+    """
     import torch
 
     kind: torch.dtype = getattr(torch, str(DTYPES[dtype].torch))
@@ -55,7 +59,7 @@ def encode_scaled(values: Tensor, scales: Tensor, dtype: str) -> Encoded:
     if dtype == "I8":
         levels = (parts * (1.0 / divisors)).round_().clamp_(-128, 127)
         return Encoded(levels.to(kind).view(torch.uint8).reshape(-1), levels.mul_(divisors).reshape(-1))
-    stored = (parts / divisors).clamp_(-_LARGEST[dtype], _LARGEST[dtype]).to(kind).view(torch.uint8).reshape(-1)
+    stored = (parts / divisors).to(kind).view(torch.uint8).reshape(-1)
     return Encoded(stored, values_of_fp8(stored, kind).view_as(parts).mul_(divisors).reshape(-1))
 
 
