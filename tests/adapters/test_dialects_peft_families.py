@@ -16,6 +16,7 @@ from fluxsmith.adapters.tensors import read_values
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model
+from support.tiny_flux import make_transformer
 from support.tiny_pipelines import PIPELINES, save_pipeline
 
 UNET = (
@@ -129,6 +130,21 @@ def _sgm(pipeline: Pipeline, root: Path) -> Made:
     return changed
 
 
+def _old_names(pipeline: Pipeline, root: Path) -> Made:
+    """diffusers before PEFT: no header, so that the scale is 1; processors of attention, `lora_linear_layer` of text encoders."""
+    made = _saved({"unet": r".*(to_q|to_out\.0)", "text_encoder": ["q_proj", "fc1"]})(pipeline, root)
+    factors = {"A": "down", "B": "up"}
+
+    def old(key: str) -> str:
+        key = re.sub(r"\.(to_q|to_out)(?:\.0)?\.lora_([AB])", lambda m: f".processor.{m[1]}_lora.{factors[m[2]]}", key)
+        key = re.sub(r"\.self_attn\.q_proj\.lora_([AB])", lambda m: f".self_attn.to_q_lora.{factors[m[1]]}", key)
+        return re.sub(r"\.lora_([AB])", lambda m: f".lora_linear_layer.{factors[m[1]]}", key)
+
+    ranks = {"unet": 2 / 5, "text_encoder": 3 / 6}
+    deltas = {name: delta * ranks[name.partition("/")[0]] for name, delta in made.deltas.items()}
+    return Made(rename(made, old).path, deltas)
+
+
 LORA = {"r": 3, "lora_alpha": 5}
 SMALL = {"r": 2, "alpha": 5}
 KOHYA = {"linear_dim": 3, "linear_alpha": 5.0, "conv_dim": 2, "conv_alpha": 3.0}
@@ -143,6 +159,7 @@ CONTAINERS: dict[str, tuple[str, str, Callable[[Pipeline, Path], Made]]] = {
     "sd15 peft ia3": ("sd15", "peft", _peft("IA3", "unet", r"mid_block.*(to_q|conv1|conv2)", feedforward_modules=r".*conv2")),
     "sd15 peft text": ("sd15", "peft", _peft("Lora", "text_encoder", TEXT, **LORA)),
     "sd15 diffusers": ("sd15", "diffusers", _saved({"unet": UNET, "text_encoder": TEXT})),
+    "sd15 diffusers old names": ("sd15", "diffusers", _old_names),
     "sdxl diffusers": ("sdxl", "diffusers", _saved({"unet": UNET, "text_encoder": TEXT, "text_encoder_2": TEXT})),
     "sd3 diffusers": ("sd3 medium", "diffusers", _saved({"transformer": SD3, "text_encoder": TEXT, "text_encoder_2": TEXT})),
     "sd3.5 peft": ("sd3.5 medium", "peft", _peft("Lora", "transformer", [*SD3, "attn2.to_k"], **LORA)),
@@ -199,3 +216,19 @@ def test_every_key_is_used_and_every_delta_is_the_producers(name: str, pipelines
     family, dialect, make = CONTAINERS[name]
     pipeline = pipelines(family)
     _check(make(pipeline, tmp_path), pipeline.base, pipeline.weights, dialect)
+
+
+def test_the_text_encoder_of_flux(pipelines: Callable[[str], Pipeline], tmp_path: Path) -> None:
+    """The scale of every part is that of its own fields in the header; T5 is told by its names."""
+    encoders = pipelines("sd3 medium")
+    parts = {"transformer": make_transformer(1), "text_encoder": encoders.module("text_encoder")}
+    made = saved_pipeline("FluxPipeline", parts, {"transformer": ["attn.to_q"], "text_encoder": TEXT}, tmp_path / "adapter", str)
+    t5 = "text_encoder_2.encoder.block.0.layer.0.SelfAttention.q.lora_"
+    more = {f"{t5}A.weight": torch.ones(2, 24), f"{t5}B.weight": torch.ones(128, 2)}
+    header = open_reference(str(made.path), download=False).metadata
+    adapter = open_adapter(open_reference(str(rename(made, str, more=more, metadata=header).path), download=False))
+    assert (adapter.family, adapter.dialect) == ("flux1", "diffusers")
+    scales = {module.target.component: module.settings["scale"] for module in adapter.modules}
+    assert scales == {"transformer": 5 / 2, "clip_l": 6 / 3, "t5": 1}
+    assert sum(module.target.component == "clip_l" for module in adapter.modules) == 2 * len(TEXT)
+    assert {name for module in adapter.modules for name in module.sources} == set(adapter.checkpoint.tensors)
