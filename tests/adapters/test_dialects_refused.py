@@ -223,3 +223,10 @@ def test_a_tie_between_readings_that_mean_different_things_is_refused(tmp_path: 
     assert "kohya" in str(caught.value) and "twisted" in str(caught.value)
     monkeypatch.setitem(DIALECTS, "twisted", replace(DIALECTS["kohya"], name="same"))
     assert load(kohya(), tmp_path, base).dialect == "kohya"
+
+
+def test_a_rank_that_no_matrix_has_is_noted(tmp_path: Path, base: Bound) -> None:
+    adapter = load({**kohya(), **pair("lora_unet_img_in", 17, cols=16)}, tmp_path, base)
+    (note,) = adapter.notes
+    assert "rank" in note and note.endswith(": lora_unet_img_in")
+    assert load({**kohya(), **pair("lora_unet_img_in", 16, cols=16)}, tmp_path, base).notes == ()

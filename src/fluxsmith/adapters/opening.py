@@ -165,11 +165,10 @@ class _Opener:
 
     def _notices(self, modules: Sequence[Module]) -> list[str]:
         remark = self.reading.dialect.remark(modules, self.sidecar)
-        said = [(module.name, self.reading.dialect.notice(module)) for module in modules]
         names: dict[str, list[str]] = {}
-        for name, text in said:
-            if text:
-                names.setdefault(text, []).append(name)
+        for module in modules:
+            for text in filter(None, (self.reading.dialect.notice(module), _rank_note(module))):
+                names.setdefault(text, []).append(module.name)
         return [remark] * bool(remark) + [
             f"{text}: {found[0]}" + (f" (+{len(found) - 1})" if len(found) > 1 else "") for text, found in names.items()
         ]
@@ -308,6 +307,15 @@ class _Opener:
 def _turns_bias(module: Module) -> bool:
     shapes = {role: view.shape for role, view in module.factors.items()}
     return ALGORITHMS[module.algorithm].turns_bias(shapes, module.settings)
+
+
+def _rank_note(module: Module) -> str:
+    """A note where a product's rank is more than its matrix can have."""
+    rank = ALGORITHMS[module.algorithm].rank({role: view.shape for role, view in module.factors.items()})
+    shape = module.target.shape
+    if module.algorithm != "lora" or rank is None or len(shape) < 2 or rank <= min(shape[0], math.prod(shape[1:])):
+        return ""
+    return "its rank is more than the matrix can have, so a smaller file would say the same"
 
 
 def _counted(reasons: "Collection[str] | Any") -> list[str]:
