@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.cutting import cut
 from fluxsmith.adapters.dialects import Dialect
 from fluxsmith.adapters.dialects.writing import Writing
@@ -19,6 +18,7 @@ from fluxsmith.adapters.joining import Part, join
 from fluxsmith.adapters.materialising import Shape, as_lora, dense
 from fluxsmith.adapters.module import Adapter, Module, Span, Target
 from fluxsmith.adapters.places import targets_of
+from fluxsmith.adapters.spelling import titles_of
 from fluxsmith.adapters.targets import solve_partial
 from fluxsmith.adapters.tensors import read_module
 from fluxsmith.adapters.translating import decomposes, translated
@@ -146,13 +146,16 @@ class Conversion:
 
     def _no_form(self, target: Target, sources: Sequence[Source]) -> IncompatibleError:
         modules = _modules(sources)
-        titles = ", ".join(dict.fromkeys(ALGORITHMS[module.algorithm].title for module in modules))
-        held = [ALGORITHMS[name].title if name in ALGORITHMS else name.upper() for name in self.writing.algorithms]
+        names = [name for m in modules for name in (m.algorithm, *(["dora"] if decomposes(m) else []))]
         matrix = len(target.shape) > 1 and "lora" in self.writing.algorithms
-        facts = {"dialect": self.dialect.name, "holds": ", ".join(dict.fromkeys(held)), "tensor": f"{target.stored} {list(target.shape)}"}
+        facts = {
+            "dialect": self.dialect.name,
+            "holds": titles_of(self.writing.algorithms),
+            "tensor": f"{target.stored} {list(target.shape)}",
+        }
         return IncompatibleError(
             "adapter.algorithm",
-            f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {titles}",
+            f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {titles_of(names)}",
             facts=facts,
             fix="--as lora --rank R writes the nearest LoRA" if matrix else "--ignore GLOB leaves it out, or choose another dialect",
         )

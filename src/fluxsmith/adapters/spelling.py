@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fluxsmith.adapters.module import Target
     from fluxsmith.adapters.tensors import ModuleTensors
 
-__all__ = ["Speller", "stem_of", "words_of"]
+__all__ = ["Speller", "stem_of", "titles_of", "words_of"]
 
 
 class Speller:
@@ -101,12 +101,17 @@ def stem_of(target: Target, prefixes: Mapping[str, Mapping[str, tuple[str, ...]]
     return name.rpartition(".")[0] or name
 
 
+def titles_of(algorithms: Iterable[str]) -> str:
+    """What algorithms are called, DoRA apart from those that it is put over."""
+    titles = ["DoRA" if name == "dora" else ALGORITHMS[name].title.removesuffix(", also with DoRA") for name in algorithms]
+    return ", ".join(dict.fromkeys(titles))
+
+
 def _cannot_hold(dialect: Dialect, writing: Writing, module: ModuleTensors, role: str) -> IncompatibleError:
-    held = [ALGORITHMS[name].title if name in ALGORITHMS else name.upper() for name in writing.algorithms]
     ways = [way for way in ("diff", "lora") if way in writing.algorithms]
     return IncompatibleError(
         "adapter.algorithm",
         f"{dialect.title} has no name for the factor `{role}` of {module.rules.title}, at `{module.target.tensor}`",
-        facts={"dialect": dialect.name, "holds": ", ".join(dict.fromkeys(held))},
+        facts={"dialect": dialect.name, "holds": titles_of(writing.algorithms)},
         fix=" or ".join(f"--as {way}" + (" --rank R" if way == "lora" else "") for way in ways) or "choose another dialect",
     )

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fluxsmith.adapters.module import Module
     from fluxsmith.adapters.tensors import ModuleTensors
 
 __all__ = ["decomposes", "translated"]
 
 
-def decomposes(module: ModuleTensors) -> bool:
+def decomposes(module: Module | ModuleTensors) -> bool:
     """Whether it is a DoRA: has a magnitude beside its factors."""
     return not {"magnitude", "dora_scale"}.isdisjoint(module.factors)
 

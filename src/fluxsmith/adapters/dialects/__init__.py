@@ -1,8 +1,9 @@
 """The names of adapters: keys of a file to modules and back, one file per dialect.
 
-base.py    what a dialect is
-writing.py what it needs to be written, beside what it needs to be read
-kohya.py   kohya's sd-scripts and LyCORIS
+base.py            what a dialect is
+writing.py         what it needs to be written, beside what it needs to be read
+overview.py        all of them at a glance
+kohya.py           kohya's sd-scripts and LyCORIS
 split_qkv.py       kohya's files whose q, k and v were trained apart
 kohya_oft.py       sd-scripts' OFT
 onetrainer.py      OneTrainer's old files
