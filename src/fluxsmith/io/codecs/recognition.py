@@ -84,5 +84,5 @@ def not_read(checkpoint: Checkpoint, scheme: str, key: str, count: int) -> Incom
         "model.quantised",
         f"{checkpoint.reference} is stored as {scheme}, which this version does not read",
         facts={"file": checkpoint.reference, "key": key, "found": f"{count} such keys"},
-        fix="use the bf16 checkpoint that it was made from, or an fp8, GGUF, NF4 or int8 file (fluxsmith reads these)",
+        fix="use the bf16 checkpoint that it was made from, or an fp8, GGUF, NF4 or int8 file (these are read)",
     )
