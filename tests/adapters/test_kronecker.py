@@ -20,6 +20,12 @@ def test_a_kronecker_product_comes_back(factor: int | None) -> None:
     assert found.kept == pytest.approx(1, abs=1e-12)
 
 
+def test_a_product_of_sides_divided_apart_comes_back() -> None:
+    """LyCORIS and PEFT divide out and in by numbers of their own: a [256, 64] weight is [16, 8] x [16, 8]."""
+    matrix = torch.kron(randn(16, 8), randn(16, 8, seed=1))
+    assert nearest_kronecker(matrix).kept == pytest.approx(1, abs=1e-9)
+
+
 @pytest.mark.parametrize("factor,m1,n1", [(4, 4, 4), (5, 4, 5), (1, 1, 1)])
 def test_the_residual_is_that_of_the_rearranged_matrix(factor: int, m1: int, n1: int) -> None:
     matrix = randn(24, 40)

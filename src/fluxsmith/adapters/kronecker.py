@@ -49,8 +49,9 @@ def factors_of(rows: int, columns: int) -> list[int]:
 def nearest_kronecker(matrix: Tensor, *, factor: int | None = None, kernel: int = 1) -> Kronecker:
     """The Kronecker product nearest to a matrix [m, n] in the Frobenius norm.
 
-    `factor` f makes w1 [f, f] (or as much of f as divides a side: the largest divisor up to it). Without one the f
-    is taken for which the energy left over, times the numbers to store, is least: an exact product wins over all.
+    `factor` f makes w1 [f, f] (or as much of f as divides a side: the largest divisor up to it). Without one that f, or
+    the division of both sides near their square roots by which LyCORIS and PEFT train, is taken for which the energy
+    left over, times the numbers to store, is least: an exact product wins over all.
     The columns of a convolution are `kernel` numbers for each input; these stay together in w2.
     Raises UsageError for a factor below one.
     """
@@ -60,7 +61,9 @@ def nearest_kronecker(matrix: Tensor, *, factor: int | None = None, kernel: int 
     if factor is not None:
         sides = [(_divisor(matrix.shape[0], factor), _divisor(matrix.shape[1] // kernel, factor))]
     else:
-        sides = [(f, f) for f in factors_of(matrix.shape[0], matrix.shape[1] // kernel)] or [(1, 1)]
+        inner = matrix.shape[1] // kernel
+        even = (_divisor(matrix.shape[0], isqrt(matrix.shape[0])), _divisor(inner, isqrt(inner)))
+        sides = list(dict.fromkeys([even, *((f, f) for f in factors_of(matrix.shape[0], inner))]))
     m1, n1 = sides[0] if len(sides) == 1 else min(sides, key=lambda side: _cost(matrix, side, energy))
     u, v, square = _leading(_rearranged(matrix, m1, n1), _MOST)
     root = square**0.25
