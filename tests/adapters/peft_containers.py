@@ -206,6 +206,10 @@ def _forward_delta(module: Any, name: str, dtype: torch.dtype) -> dict[str, Tens
     """Of a linear layer or a convolution, by what the trained module does to a basis."""
     layer = module.org_module[0]
     before = layer.weight.detach().double().clone()
+    if not isinstance(layer, nn.Linear | nn.Conv2d):  # a norm, which LyCORIS merges by adding
+        state = {key: tensor.detach().double().clone() for key, tensor in layer.state_dict().items()}
+        module.double().merge_to(1.0)
+        return {f"{name}.{key}": layer.state_dict()[key] - tensor for key, tensor in state.items()}
     module.to(dtype)
     layer.to(dtype)
     with torch.no_grad():

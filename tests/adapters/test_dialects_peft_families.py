@@ -168,6 +168,7 @@ CONTAINERS: dict[str, tuple[str, str, Callable[[Pipeline, Path], Made]]] = {
     "sd15 kohya loha": ("sd15", "kohya", _kohya("unet", algo="loha", use_tucker=True, **KOHYA)),
     "sd15 kohya lokr": ("sd15", "kohya", _kohya("unet", algo="lokr", factor=4, use_tucker=True, **KOHYA)),
     "sd15 kohya dora": ("sd15", "kohya", _kohya("unet", algo="lora", dora_wd=True, **KOHYA)),
+    "sd15 kohya with norms": ("sd15", "kohya", _kohya("unet", algo="lora", train_norm=True, **KOHYA)),
     "sdxl kohya with original names": ("sdxl", "kohya", _sgm),
     "sdxl kohya": ("sdxl", "kohya", _kohya("text_encoder", "text_encoder_2", "unet", algo="lora", **KOHYA)),
 }

@@ -107,6 +107,7 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "no rank": ({"r": None}, "adapter.bad-sidecar", "`r`"),
     "rank zero": ({"r": 0}, "adapter.bad-sidecar", "`r`"),
     "alpha is text": ({"lora_alpha": "5"}, "adapter.bad-sidecar", "`lora_alpha`"),
+    "no expression": ({"alpha_pattern": {"to_q(": 3}}, "adapter.bad-sidecar", "to_q("),
     "another method": ({"peft_type": "VERA"}, "adapter.peft-type", "VERA"),
     "pissa": ({"init_lora_weights": "pissa_niter_16"}, "adapter.changed-base", "pissa"),
     "olora": ({"init_lora_weights": "olora"}, "adapter.changed-base", "olora"),

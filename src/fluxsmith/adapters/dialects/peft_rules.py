@@ -40,7 +40,7 @@ _SUBTRACTING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def check_peft_config(config: Mapping[str, Any]) -> None:
     """Raises SidecarError where a config is for a method, a start or an option that changes weights otherwise."""
-    kind = str(config.get("peft_type", "LORA")).rpartition(".")[2].upper()
+    kind = str(config.get("peft_type") or "LORA").rpartition(".")[2].upper()
     if kind not in _READ:
         raise SidecarError(
             "adapter.peft-type", f"PEFT's {kind} is not read", facts={"read": ", ".join(_READ)}, fix="use an adapter of one of these types"
@@ -103,13 +103,27 @@ def _number(config: Mapping[str, Any], field: str, patterns: str, name: str) -> 
     """The number that a config has for a module. Raises SidecarError where it has none."""
     table: Any = config.get(patterns) or {}
     found = cast("Mapping[str, Any]", table) if isinstance(table, Mapping) else {}
-    value = next((found[key] for key in found if re.match(rf"(.*\.)?({key})$", name)), config.get(field))
+    return _positive(next((found[key] for key in found if _means(rf"(.*\.)?({key})", name, patterns)), config.get(field)), field)
+
+
+def _means(pattern: str, name: str, field: str) -> bool:
+    """Whether a regular expression of a config is for a module. Raises SidecarError where it is none."""
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise _bad(field, "regular expressions", f"{pattern}: {error}") from None
+
+
+def _positive(value: Any, field: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0 or not math.isfinite(value):
-        raise SidecarError(
-            "adapter.bad-sidecar", f"its config has no number for `{field}`",
-            facts={"expected": "a number above zero", "found": value}, fix="use the config that was saved with these tensors",
-        )  # fmt: skip
+        raise _bad(field, "a number above zero", value)
     return float(value)
+
+
+def _bad(field: str, expected: str, found: object) -> SidecarError:
+    facts = {"expected": expected, "found": found}
+    fix = "use the config that was saved with these tensors"
+    return SidecarError("adapter.bad-sidecar", f"its config has no {expected.removeprefix('a ')} for `{field}`", facts=facts, fix=fix)
 
 
 def _none(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]:
@@ -120,14 +134,16 @@ def _ia3(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]
     """Columns are scaled, not rows, in modules that are listed as feedforward."""
     listed: Any = config.get("feedforward_modules") or []
     if isinstance(listed, str):
-        return {"on_input": float(re.fullmatch(listed, name) is not None)}
+        return {"on_input": float(_means(listed, name, "feedforward_modules"))}
     return {"on_input": float(any(name == one or name.endswith(f".{one}") for one in map(str, listed)))}
 
 
 def _oft(config: Mapping[str, Any], draft: Draft, name: str) -> dict[str, float]:
     """PEFT's series for (I + Q)(I - Q)^-1 has 5 terms; without it the exact transform turns the other way."""
-    terms = config.get("num_cayley_neumann_terms", 5) if config.get("use_cayley_neumann", True) else 0
-    return {"neumann_terms": float(terms), "coft": float(config.get("eps", 6e-5)) if config.get("coft") else 0.0}
+    terms = (
+        _positive(config.get("num_cayley_neumann_terms", 5), "num_cayley_neumann_terms") if config.get("use_cayley_neumann", True) else 0.0
+    )
+    return {"neumann_terms": terms, "coft": _positive(config.get("eps", 6e-5), "eps") if config.get("coft") else 0.0}
 
 
 _OTHERS = {"oft": _oft, "ia3": _ia3}
