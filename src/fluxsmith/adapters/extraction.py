@@ -50,7 +50,7 @@ def extract_module(
 
     Vectors, and matrices whose factors would take as many numbers where that is allowed, are kept as differences.
     """
-    energy = frobenius_squared(delta.reshape(1, -1))
+    energy = frobenius_squared(delta)
     if energy == 0:
         return None
     found = None

@@ -86,8 +86,9 @@ def low_rank_elements(rows: int, columns: int, rank: int) -> float:
 
 
 def frobenius_squared(matrix: Tensor) -> float:
-    """The sum of squares, in float64."""
-    return sum(float(strip.double().square().sum()) for strip in matrix.split(_strip_rows(matrix)))
+    """The sum of squares of a matrix or vector, in float64."""
+    stored = matrix if matrix.is_contiguous() or matrix.dim() < 2 else matrix.mT  # flat without a copy, either way
+    return sum(float(strip.double().square().sum()) for strip in stored.reshape(-1).split(_STRIP))
 
 
 def _strip_rows(matrix: Tensor) -> int:

@@ -62,7 +62,7 @@ def resized(
         delta = module_delta(module, base)
         if module.rules.reads(module.shapes) != "nothing":
             return extract_module(module.target, delta, Options("full"), block=block)
-        energy = frobenius_squared(delta.reshape(1, -1))
+        energy = frobenius_squared(delta)
         return (module, Finding(module.target.tensor, module.target.stored, block, module.algorithm, None, energy, 0.0)) if energy else None
     if not is_product(module):
         delta = module_delta(module, base)
