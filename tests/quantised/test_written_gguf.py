@@ -45,6 +45,8 @@ def test_files_are_read_by_the_gguf_package(dtype: str, wide: Wide, tmp_path: Pa
     reader = GGUFReader(tmp_path / "out.gguf")
     assert reader.fields["general.architecture"].contents() == "flux"
     assert f"dtype: {dtype}" in reader.fields["fluxsmith.recipe"].contents()
+    number = {"q8_0": 7, "q4_0": 2, "bf16": 32, "fp16": 1, "fp32": 0}[dtype]
+    assert reader.fields["general.file_type"].contents() == number  # gguf.LlamaFileType
     assert [tensor.name for tensor in reader.tensors if tensor.data_offset % 32] == []
     assert (tmp_path / "out.gguf").stat().st_size % 32 == 0
     found = {tensor.name: tensor for tensor in reader.tensors}

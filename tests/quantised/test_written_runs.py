@@ -18,7 +18,7 @@ from fluxsmith.engine.execution import Execution
 from fluxsmith.engine.merging import Merged, merge
 from fluxsmith.engine.plan import Job, Plan
 from fluxsmith.engine.streaming import Settings
-from fluxsmith.errors import Interrupted
+from fluxsmith.errors import Interrupted, UsageError
 from fluxsmith.io.schemes import OUTPUT_TYPES, SCHEMES
 from fluxsmith.io.writer import partial_path
 from fluxsmith.recipes.schema import OutputEntry
@@ -141,6 +141,17 @@ def test_schemes_that_the_output_cannot_hold_give_bf16_and_say_so(wide: Wide, tm
     assert state[QKV].dtype == torch.bfloat16
 
 
+def test_another_layout_than_the_scheme_has_gives_bf16(wide: Wide, tmp_path: Path) -> None:
+    quantise(wide.file, tmp_path, "int8_torchao")
+    run = fs.merge(str(target(tmp_path, "int8_torchao")), tmp_path / "bfl", layout="bfl")
+    assert (run.plan.scheme, run.plan.layout, len(run.plan.notes)) == ("", "bfl", 1)
+
+
+def test_what_is_to_stay_unquantised_says_that_the_rest_is(wide: Wide, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"`double\.0` is to stay unquantised"):
+        fs.merge(str(wide.file), tmp_path / "out.safetensors", dtype="bf16", unquantised=["double.0"])
+
+
 def by_hand(scheme: str, weight: Tensor) -> float:
     """||W' - W|| / ||W|| of one tensor by the formulas of the schemes."""
     w = weight.float()
@@ -218,11 +229,13 @@ def test_a_refused_output_changes_nothing(wide: Wide, tmp_path: Path) -> None:
     assert "error[usage.only-in-gguf]" in run.err
 
 
-def test_recipes_are_saved_and_reproduced_with_their_scheme(wide: Wide, tmp_path: Path) -> None:
-    quantise(wide.file, tmp_path, "fp8_block", unquantised=["double.0"])
-    run = run_cli("reproduce", target(tmp_path, "fp8_block"), "-o", tmp_path / "again.safetensors")
+@pytest.mark.parametrize("scheme", ["fp8_block", "int8_torchao", "q8_0"])
+def test_recipes_are_saved_and_reproduced_with_their_scheme(scheme: str, wide: Wide, tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    quantise(wide.file, tmp_path, scheme, unquantised=["double.0"])
+    run = run_cli("reproduce", target(tmp_path, scheme), "-o", target(tmp_path / "again", scheme))
     assert run.code == 0, run.err
-    assert data(tmp_path / "again.safetensors") == data(target(tmp_path, "fp8_block"))
+    assert data(target(tmp_path / "again", scheme)) == data(target(tmp_path, scheme))
 
 
 def test_the_page_names_every_type_and_its_error_on_the_pocket_model(tmp_path: Path) -> None:

@@ -307,11 +307,6 @@ class _Planner:
         first = next(iter(self.bounds.values()))
         demanded, wanted = self._storage.layout, self.recipe.output.layout
         if demanded is not None:
-            if wanted not in (None, demanded):
-                raise UsageError(
-                    "usage.other-layout", f"{self.recipe.output.dtype or 'a GGUF file'} has the {demanded} layout, not {wanted}",
-                    fix=f"--layout {demanded}, or leave it out",
-                )  # fmt: skip
             return demanded
         if first.layout in KEYWISE:
             if wanted not in (None, first.layout):

@@ -63,15 +63,16 @@ class Storage:
         """
         name, container = options.dtype, container_of(output)
         if name is None and first.checkpoint.quantised is not None and output is not None:
-            return cls._like(first, output)
+            return cls._like(first, options, output)
         scheme = SCHEMES.get(name) if name else None
         storage = cls(scheme, None if scheme else name, container, first.family, _rest(first))
         storage._check_container(output)
         storage._check_family(first)
+        storage._check_layout(options)
         return storage
 
     @classmethod
-    def _like(cls, first: Bound, output: Path) -> Storage:
+    def _like(cls, first: Bound, options: OutputOptions, output: Path) -> Storage:
         """Quantised as the first input is where that can be written here, else as the values are; the note says so."""
         assert first.checkpoint.quantised is not None
         container = container_of(output)
@@ -80,10 +81,12 @@ class Storage:
         try:
             storage._check_container(output)
             storage._check_family(first)
+            storage._check_layout(options)
             storage.quantised([first.spec[name] for name in first.views], OutputOptions())
         except (UsageError, IncompatibleError):
             storage = replace(storage, scheme=None)
             storage._check_family(first)
+            storage._check_layout(options)
         if storage.scheme is None:
             stored = first.checkpoint.quantised.scheme
             return replace(
@@ -115,6 +118,18 @@ class Storage:
         elif scheme and scheme.container == "diffusers" and output.suffix == ".safetensors":
             fix = f"-o {output.with_suffix('')}"
             raise UsageError("usage.needs-a-folder", f"{name} needs a diffusers folder with a config.json, {output} is a file", fix=fix)
+
+    def _check_layout(self, options: OutputOptions) -> None:
+        if self.layout is not None and options.layout not in (None, self.layout):
+            what = self.scheme.name if self.scheme else "a GGUF file"
+            fix = f"--layout {self.layout}, or leave it out"
+            raise UsageError("usage.other-layout", f"{what} has the {self.layout} layout, not {options.layout}", fix=fix)
+        if self.scheme is None and options.unquantised:
+            raise UsageError(
+                "usage.unquantised",
+                f"`{options.unquantised[0].text}` is to stay unquantised in an output that is not quantised",
+                fix="leave it out, or quantise the rest: --dtype fp8_scaled",
+            )
 
     def _check_family(self, first: Bound) -> None:
         facts = {"family": first.family}
@@ -207,7 +222,7 @@ class Storage:
     def metadata(self, emitted: Sequence[OutputTensor], beside: Beside, known: Mapping[str, str]) -> dict[str, str]:
         """The metadata of the output's files: those that are `known`, and what the format and the scheme add."""
         if self.container == "gguf":
-            own = {key: text for key, text in known.items() if key != "format"}
+            own = {key: text for key, text in known.items() if key != "format" and not key.startswith("general.")}
             return {"general.architecture": _ARCHITECTURES[self.family], **own}
         own = self.scheme.metadata([(t.name, t.shape, t.name in beside) for t in emitted]) if self.scheme else {}
         return {**known, **own}

@@ -26,12 +26,11 @@ def aligned(offset: int) -> int:
 
 def encode_gguf_header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bytes:
     """The bytes before the tensor data. `metadata` become strings of the same keys, after the format's own fields."""
-    most = max(tensors.values(), key=lambda entry: entry.stop - entry.start, default=None)
-    numbers = {
-        "general.quantization_version": 2,
-        "general.alignment": ALIGNMENT,
-        "general.file_type": _FILE_TYPES[most.dtype if most else "F32"],
-    }
+    sizes: dict[str, int] = {}
+    for entry in tensors.values():
+        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.stop - entry.start
+    most = max(sizes, key=lambda dtype: sizes[dtype], default="F32")
+    numbers = {"general.quantization_version": 2, "general.alignment": ALIGNMENT, "general.file_type": _FILE_TYPES[most]}
     fields = [_string(key) + struct.pack("<I", _STRING) + _string(text) for key, text in metadata.items()]
     fields += [_string(key) + struct.pack("<II", _UINT32, number) for key, number in numbers.items()]
     infos = [_info(name, entry) for name, entry in tensors.items()]
