@@ -119,6 +119,22 @@ def test_parts_that_are_not_there_are_zero(tmp_path: Path, base: Bound, weights:
     agree(deltas_of(there, weights), part.deltas)
 
 
+def test_widths_are_told_by_parts(tmp_path: Path, base: Bound, weights: Weights) -> None:
+    """Of all single blocks only parts of linear1 are in the file; without a base they say how deep and wide the model is."""
+    numbers = Numbers.seeded(6)
+    part = Container()
+    for number, (rows, at) in enumerate(((48, 0), (192, 144))):
+        down, up = factors(numbers, (rows, 48))
+        stem = f"transformer.single_blocks.1.linear1.{3 * number}"
+        part.tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+        part.add("single_blocks.1.linear1.weight", up @ down, (336, 48), at)
+    adapter = opened(part, tmp_path, base)
+    assert adapter.dialect == "onetrainer-bfl"
+    there, outcome = converted(adapter, tmp_path, "kohya", base, weight=None)
+    assert outcome.notes == ()
+    agree(deltas_of(there, weights), part.deltas)
+
+
 def test_width_of_the_mlp_is_told_or_assumed(tmp_path: Path, base: Bound, weights: Weights) -> None:
     """Without a base, q alone does not say how wide linear1 is: it is what published models have, and that is noted."""
     numbers = Numbers.seeded(5)
@@ -129,6 +145,7 @@ def test_width_of_the_mlp_is_told_or_assumed(tmp_path: Path, base: Bound, weight
     adapter = opened(part, tmp_path, None)
     outcome = convert(adapter, tmp_path / "k.safetensors", DIALECTS["kohya"])
     assert "4 x H = 192" in outcome.notes[0]
+    assert convert(adapter, tmp_path / "d.safetensors", DIALECTS["diffusers"]).notes == ()  # q stays q there
     agree(deltas_of(open_adapter(open_reference(str(tmp_path / "k.safetensors"), download=False), base=base), weights), part.deltas)
 
 
@@ -213,6 +230,8 @@ def test_target_is_replaced_only_when_asked(tmp_path: Path, base: Bound, weights
     with pytest.raises(UsageError, match="exists"):
         converted(adapter, tmp_path, "peft", base)
     converted(adapter, tmp_path, "peft", base, force=True)
+    with pytest.raises(IncompatibleError, match="the adapter itself"):
+        convert(adapter, tmp_path / "adapter.safetensors", DIALECTS["kohya"], force=True)
     assert (tmp_path / "peft" / "adapter_config.json").read_text() == first
     (tmp_path / "kohya.safetensors").mkdir()
     (tmp_path / "kohya.safetensors" / "mine.txt").write_text("x")

@@ -19,7 +19,7 @@ from fluxsmith.adapters.materialising import Shape, as_lora, dense
 from fluxsmith.adapters.module import Adapter, Module, Span, Target
 from fluxsmith.adapters.places import targets_of
 from fluxsmith.adapters.spelling import titles_of
-from fluxsmith.adapters.targets import solve_partial
+from fluxsmith.adapters.targets import solve_partial, superset
 from fluxsmith.adapters.tensors import read_module
 from fluxsmith.adapters.translating import decomposes, translated
 from fluxsmith.errors import IncompatibleError
@@ -77,7 +77,8 @@ class Conversion:
         self._groups: dict[str, list[Module]] = {}
         for module in self.adapter.modules:
             self._groups.setdefault(module.target.tensor, []).append(module)
-        self._tensors = {tensor.name: tensor for tensor in model_tensors(self.adapter, self.base, self.notes)}
+        self._assumed: list[str] = []
+        self._tensors = {tensor.name: tensor for tensor in model_tensors(self.adapter, self.base, self._assumed)}
 
     def __iter__(self) -> Iterator[Converted]:
         for name in self._groups:
@@ -101,8 +102,12 @@ class Conversion:
         modules = self._groups[tensor]
         for target in self._places(self._tensors[tensor], modules):
             sources = sources_of(target, modules)
-            if any(source.module for source in sources):
-                yield target, sources
+            if all(source.module is None for source in sources):
+                continue
+            if any(source.module is None for source in sources):  # rows that nothing changes: how many may be an assumption
+                self.notes += self._assumed
+                self._assumed.clear()
+            yield target, sources
 
     def _places(self, tensor: Canonical, modules: Sequence[Module]) -> list[Target]:
         """Where the dialect has a canonical tensor: every row that a module changes must be in one of these."""
@@ -231,13 +236,29 @@ def model_tensors(adapter: Adapter, base: Bound | None, notes: list[str]) -> Col
 
 def dims_of(table: Table, adapter: Adapter, notes: list[str]) -> Mapping[str, int]:
     """The model's dims as far as the adapter tells them, and what every published model has for the rest."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for layout, stored, shape in _stored(table, adapter.modules):
+        shapes.setdefault(layout, {})[stored] = shape
     dims: dict[str, int] = {}
-    for layout in dict.fromkeys(module.target.layout for module in adapter.modules):
-        shapes = {m.target.stored: m.target.shape for m in adapter.modules if m.target.layout == layout and m.target.parts is None}
-        for symbol, value in solve_partial(table, layout, shapes, adapter.checkpoint.reference).items():
+    for layout, found in shapes.items():
+        for symbol, value in solve_partial(table, layout, found, adapter.checkpoint.reference).items():
             dims[symbol] = max(value, dims.get(symbol, 0))
     for symbol, (other, multiple) in _USUAL.get(table.family, {}).items():
         if not dims.get(symbol) and dims.get(other):
             dims[symbol] = multiple * dims[other]
             notes.append(f"the adapter does not tell the width {symbol}: {multiple} x {other} = {dims[symbol]}, as in published models")
     return dims
+
+
+def _stored(table: Table, modules: Sequence[Module]) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Layout, name and shape of what modules change; named parts of a tensor by the names that they have where they are
+    tensors of their own."""
+    inside = [module.target.stored for module in modules if module.target.parts is not None]
+    split = {tensor.name: tensor.pieces.get("diffusers", ()) for tensor in superset(table, inside)} if inside else {}
+    for target in (module.target for module in modules):
+        if target.parts is None:
+            yield target.layout, target.stored, target.shape
+            continue
+        pieces = split[target.tensor][target.parts[0] : target.parts[1] + 1]  # one of them, or q, k and v, which are alike
+        for piece in pieces:
+            yield "diffusers", piece.name, (target.shape[0] // len(pieces), *target.shape[1:])

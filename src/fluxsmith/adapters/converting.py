@@ -14,6 +14,7 @@ from fluxsmith.adapters.materialising import Shape
 from fluxsmith.adapters.module import Adapter
 from fluxsmith.adapters.provenance import adapter_metadata, dropped_metadata
 from fluxsmith.adapters.writing import AdapterWriter, Written
+from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts import Bound
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def convert(
     `dtype` rounds the factors to a type; without it they stay as they are, or become fp32 where a scale must go into
     them. `options` are recorded in the file. Raises FluxsmithError; the target is then as it was.
     """
+    _check_apart(adapter, target)
     conversion = Conversion(adapter, dialect, base, shape, rule)
     ways: Counter[str] = Counter()
     residuals: dict[str, float] = {}
@@ -61,3 +63,13 @@ def convert(
     if dropped:
         notes.append("fields of the header that described the source's container are left out: " + ", ".join(dropped))
     return Outcome(written, dict(ways), residuals, tuple(notes))
+
+
+def _check_apart(adapter: Adapter, target: Path) -> None:
+    """The source is not written over: what it was could not be had again."""
+    for file in adapter.checkpoint.files:
+        path = Path(file.path)
+        if file.remote is None and target.exists() and (target.samefile(path) or target.samefile(path.parent)):
+            raise IncompatibleError(
+                "output.is-input", f"the output {target} is the adapter itself", facts={"input": path}, fix="write to another path with -o"
+            )

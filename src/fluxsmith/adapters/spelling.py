@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -55,9 +56,16 @@ class Speller:
                 facts={"tensor": target.tensor, "has": ", ".join(self.dialect.prefixes)},
                 fix=f"leave it out with --components {self.main}",
             )
-        prefixes = self.dialect.prefixes[component]
-        prefix = next((p for p in prefixes if p.startswith(target.component)), prefixes[0])  # transformer. or unet.
+        prefix = self._prefix(component, target.component)
         return self.writing.spell(prefix, Key(component, self.name(target), last, target.parts, self.dialect.joined))
+
+    def _prefix(self, component: str, name: str) -> str:
+        """The first, but for `unet.` in place of `transformer.`, and a text encoder without a number where it is the only one."""
+        prefixes = self.dialect.prefixes[component]
+        if component == MAIN:
+            return next((p for p in prefixes if p.startswith(name)), prefixes[0])
+        encoders = [c for c in (self.table.components if self.table else ()) if c.startswith(("clip", "t5"))]
+        return prefixes[0] if len(encoders) > 1 else next((p for p in prefixes if not re.search(r"\d_$", p)), prefixes[0])
 
     @property
     def main(self) -> str:
@@ -96,8 +104,8 @@ def words_of(dialect: Dialect, algorithm: str, *, bias: bool = False) -> Mapping
 def stem_of(target: Target, prefixes: Mapping[str, Mapping[str, tuple[str, ...]]]) -> str:
     """The name of a target without what stands before its component's names and without `.weight`."""
     before = prefixes.get(target.component, {}).get(target.layout, ())
-    known = [p for p in before if target.stored.startswith(p)]
-    name = target.stored.removeprefix(min(known, key=len, default=""))
+    known = [p for p in before if p and target.stored.startswith(p)]
+    name = target.stored.removeprefix(min(known, key=len, default=""))  # names of CLIP keep their `text_model.`
     return name.rpartition(".")[0] or name
 
 
