@@ -15,7 +15,7 @@ from fluxsmith.engine.schedule import Task
 from fluxsmith.engine.streaming import Settings, Streaming
 from fluxsmith.engine.tiles import Workspace, as_bytes
 from fluxsmith.errors import IncompatibleError
-from fluxsmith.io.codecs.encoding import values_of_fp8
+from fluxsmith.io.codecs.fp8 import values_of_fp8
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.writer import Sink
 from fluxsmith.methods import find_method

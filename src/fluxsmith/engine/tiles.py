@@ -15,6 +15,7 @@ from fluxsmith.engine.memory import row_elements
 from fluxsmith.engine.plan import Adapt, Apply, Fill, Job, Load, uses
 from fluxsmith.errors import FileError, FluxsmithError, MethodError
 from fluxsmith.io.codecs.decoding import decode
+from fluxsmith.io.codecs.fp8 import values_of_fp8
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.memory import buffer, is_memory
 from fluxsmith.io.sniff import reading
@@ -134,13 +135,16 @@ class Workspace:
         return self._load_mixed(slot, extents)
 
     def _load_plain(self, slot: object, view: View, start: int, stop: int, dtype: str) -> Tensor:
+        import torch
+
         stored = self.typed(slot, stop - start, dtype)
         self.files.read(view, start, stop, as_bytes(stored))
         if not self.device.is_cpu:
             return self.device.upload(stored, self.compute)
         if stored.dtype == self.compute:
             return stored
-        return self._compute_buffer((slot, "compute"), stop - start).copy_(stored)
+        values = values_of_fp8(stored.view(torch.uint8), stored.dtype) if dtype in ("F8_E4M3", "F8_E5M2") else stored
+        return self._compute_buffer((slot, "compute"), stop - start).copy_(values)
 
     def _load_coded(self, slot: object, extent: Extent) -> Tensor:
         """Quantised elements, decoded on the CPU, wherever the arithmetic is done."""

@@ -51,7 +51,8 @@ def _front_matter(plan: Plan) -> str:
     if plan.family == "flux1":
         lines = ["library_name: diffusers", "pipeline_tag: text-to-image", *lines]
     if bases:
-        lines += ["base_model:", *(f"- {base}" for base in bases), "base_model_relation: merge"]
+        relation = "quantized" if plan.scheme and len(plan.inputs) == 1 else "merge"
+        lines += ["base_model:", *(f"- {base}" for base in bases), f"base_model_relation: {relation}"]
     license = plan.metadata.get("modelspec.license")
     if license and "," not in license:
         known = license in ("apache-2.0", "mit")

@@ -14,13 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fluxsmith.io.codecs.fp8 import values_of_fp8
 from fluxsmith.io.dtypes import DTYPES
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-__all__ = ["Encoded", "encode_blocks", "encode_scaled", "scales_of", "values_of_fp8"]
+__all__ = ["Encoded", "encode_blocks", "encode_scaled", "scales_of"]
 
 _LARGEST = {"F8_E4M3": 448.0, "F8_E5M2": 57344.0, "I8": 127.5}
 _SMALLEST_SCALE = {"I8": 2.0**-23}
@@ -61,14 +61,6 @@ def encode_scaled(values: Tensor, scales: Tensor, dtype: str) -> Encoded:
         return Encoded(levels.to(kind).view(torch.uint8).reshape(-1), levels.mul_(divisors).reshape(-1))
     stored = (parts / divisors).to(kind).view(torch.uint8).reshape(-1)
     return Encoded(stored, values_of_fp8(stored, kind).view_as(parts).mul_(divisors).reshape(-1))
-
-
-def values_of_fp8(stored: Tensor, kind: torch.dtype) -> Tensor:
-    """The float32 values of bytes of an fp8 type on the CPU, from a table: torch's own conversion takes five times as long."""
-    import torch
-
-    table = torch.arange(256, dtype=torch.uint8).view(kind).float()
-    return table.index_select(0, stored.int())
 
 
 def encode_blocks(values: Tensor, dtype: str) -> Encoded:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.codecs.codec import Codec, Side
+from fluxsmith.io.codecs.fp8 import values_of_fp8
 from fluxsmith.io.codecs.recognition import (
     FIX,
     Recognised,
@@ -232,7 +233,11 @@ def decode(stored: Tensor, out: Tensor, codec: Codec, sides: Mapping[str, Tensor
     """Fill `out` with the values of whole blocks."""
     import torch
 
-    out.copy_(stored.view(getattr(torch, str(DTYPES[codec.kind].torch))))
+    kind: torch.dtype = getattr(torch, str(DTYPES[codec.kind].torch))
+    if DTYPES[codec.kind].bits == 8:
+        values_of_fp8(stored, kind, out)
+    else:
+        out.copy_(stored.view(kind))
     for name in ("scale", "scale_2"):
         if name in sides:
             scale = sides[name].float().reshape(-1, 1)
