@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench format pictures clean
 
 # Merge two tiny FLUX checkpoints, sample before and after, write demo/index.html
 demo: $(READY)
@@ -23,6 +23,10 @@ check: $(READY)
 # The tables of docs/benchmarks.md, beside sd-mecha and mergekit in an environment of their own
 bench: $(READY) .venv-bench/.ready
 	$(BIN)/python -m benchmarks
+
+# The pictures of the documentation, made by its own snippets
+pictures: $(READY)
+	FLUXSMITH_PICTURES=1 $(BIN)/python -m pytest tests/test_docs.py -k snippet
 
 format: $(READY)
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -1,7 +1,9 @@
 """Every command and snippet of the tutorial runs, in its order, in a folder of its own; every command has examples."""
 
+import os
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +28,7 @@ def registry() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("registry")
-@pytest.mark.parametrize("page", ["tutorial.md", "recipes.md", "all-in-one.md"])
+@pytest.mark.parametrize("page", ["tutorial.md", "adapters-tutorial.md", "recipes.md", "all-in-one.md"])
 def test_every_snippet_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In its order and in one folder: commands, Python (in one namespace), and YAML that begins with a file's name."""
     monkeypatch.chdir(tmp_path)
@@ -42,6 +44,19 @@ def test_every_snippet_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: py
             for line in text.strip().split("\n"):
                 _run(line, int(code or 0))
     assert not (tmp_path / "wrong.safetensors").exists()
+    _check_pictures(page, tmp_path)
+
+
+def _check_pictures(page: str, made: Path) -> None:
+    """Every picture that a page shows was made by its snippets; `make pictures` takes them over."""
+    shown = re.findall(r"\]\((images/[\w-]+\.png)\)", (ROOT / "docs" / page).read_text())
+    kind = page.partition("-")[0].removesuffix(".md")
+    for path in shown:
+        found = made / Path(path).name.removeprefix(f"{kind}-")
+        assert found.exists(), path
+        if os.environ.get("FLUXSMITH_PICTURES"):
+            shutil.copy(found, ROOT / "docs" / path)
+        assert (ROOT / "docs" / path).exists(), path
 
 
 def _run(line: str, code: int) -> None:
