@@ -222,6 +222,16 @@ def test_the_command_shows_the_errors(wide: Wide, tmp_path: Path) -> None:
     assert "What quantising cost" in (tmp_path / "m.report.html").read_text()
 
 
+def test_a_plan_names_the_scheme(wide: Wide, tmp_path: Path) -> None:
+    command = ["plan", "a", "-m", f"a={wide.file}", "-o", tmp_path / "out.safetensors", "--dtype", "fp8_block"]
+    assert "F8_E4M3 (fp8_block)" in run_cli(*command).out
+    facts = json.loads(run_cli(*command, "--json").out)
+    assert (facts["output"]["scheme"], facts["output"]["quantised"]) == ("fp8_block", 29)
+    run = quantise(wide.file, tmp_path, "fp8_block")
+    assert target(tmp_path, "fp8_block").stat().st_size == pytest.approx(facts["output"]["bytes"], rel=0.01)
+    assert run.plan.needs.disk == target(tmp_path, "fp8_block").stat().st_size
+
+
 def test_a_refused_output_changes_nothing(wide: Wide, tmp_path: Path) -> None:
     before = picture(tmp_path)
     run = run_cli("convert", wide.file, "-o", tmp_path / "out.safetensors", "--dtype", "q4_0")

@@ -2,6 +2,7 @@
 
 # pyright: reportUnknownMemberType=false
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torchao.quantization import Int8Tensor, Int8WeightOnlyConfig, quantize_
 
 import fluxsmith as fs
 from fluxsmith.errors import UsageError
+from fluxsmith.reports.card import card_files
 from support.tiny_flux import make_transformer, save_diffusers, tensors_of
 from support.wide_flux import WIDTH_64, Wide, flux_inputs
 
@@ -75,6 +77,13 @@ def test_it_needs_a_diffusers_folder(wide: Wide, tmp_path: Path) -> None:
     assert str(tmp_path / "out") in str(error.value.fix)
     with pytest.raises(UsageError, match="has the diffusers layout, not bfl"):
         fs.merge(str(wide.file), tmp_path / "out", dtype="int8_torchao", layout="bfl")
+
+
+def test_the_card_of_one_quantised_model_says_that_it_is_one(wide: Wide, tmp_path: Path) -> None:
+    for dtype, relation in (("int8_torchao", "quantized"), ("bf16", "merge")):
+        plan = fs.plan(str(wide.file), output=tmp_path / "out", dtype=dtype, layout="diffusers")
+        published = replace(plan, inputs=(replace(plan.inputs[0], reference="org/base"),))
+        assert f"base_model_relation: {relation}\n" in card_files(published)["README.md"]
 
 
 def test_made_plain_again_nothing_says_that_it_is_quantised(wide: Wide, tmp_path: Path) -> None:
