@@ -237,3 +237,28 @@ def test_a_weight_is_no_delta(tiny: TinyCheckpoints, tmp_path: Path) -> None:
     run = run_cli("extract", "a", "-m", f"a={tiny.a}", "-o", tmp_path / "out.safetensors")
     assert "recipe.wrong-space" in run.err
     assert "subtract a base" in run.err
+
+
+def test_vectors_that_a_dialect_cannot_hold_are_told(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    """Only those that differ, and as a part of what is lost."""
+    change = {QKV: low_rank(tensors_of(tiny.a)[QKV], 2, 0), BIAS: randn(48)}
+    after = tuned(tiny.a, change, tmp_path / "tuned.safetensors")
+    run = run_cli("extract", after, tiny.a, "-o", tmp_path / "out.safetensors", "--rank", 2, "--dialect", "xlabs", "--json")
+    assert run.code == 0, run.err
+    told = json.loads(run.out)
+    assert told["unheld"] == [BIAS]
+    assert "1 vectors differ and are left out" in run.err
+    assert told["modules"] == 1
+    lost = float(change[BIAS].square().sum()) / float(sum(tensor.square().sum() for tensor in change.values()))
+    assert told["kept"] == pytest.approx(1 - lost, rel=1e-5)
+    meant = run_cli(
+        "extract", after, tiny.a, "-o", tmp_path / "out.safetensors", "--rank", 2, "--dialect", "xlabs", "--force", "--no-biases"
+    )
+    assert "left out" not in meant.err
+
+
+def test_a_place_is_needed_only_for_what_differs(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    run = run_cli("extract", tiny.b, tiny.a, "-o", tmp_path / "out.safetensors", "--dialect", "xlabs")
+    assert run.code == 4
+    assert "adapter.no-place" in run.err
+    assert list(tmp_path.iterdir()) == []

@@ -30,8 +30,8 @@ class Options:
 
     `rule` chooses ranks of a lora, `factor` the size of w1 of a lokr (None: the best). `full_residual` keeps as
     differences all matrices that the algorithm does not hold to rounding; `legacy_clamp` cuts factors at a quantile as
-    kohya's script does (see clamped). `dense` says whether matrices may become differences. `key` keys the random numbers
-    of the search.
+    kohya's script does (see clamped). `dense` says whether matrices may become differences, `vectors` whether those of
+    vectors have a place at all. `key` keys the random numbers of the search.
     """
 
     algorithm: Literal["lora", "lokr", "full"] = "lora"
@@ -40,6 +40,7 @@ class Options:
     full_residual: bool = False
     legacy_clamp: float | None = None
     dense: bool = True
+    vectors: bool = True
     key: str = ""
 
 

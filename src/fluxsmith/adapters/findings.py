@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Finding", "blocks_of"]
+__all__ = ["LEFT_OUT", "Finding", "blocks_of"]
+
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one delta D: `energy` is ||D||^2, `residual` ||D - what the module means||^2.
+    """What became of one delta D (`algorithm` LEFT_OUT: it has no module): `energy` is ||D||^2, `residual` ||D - what the module means||^2.
 
     `noise` is the part of ||D||^2 that the rounding of the checkpoints is expected to make (None where their types do not
     say), `above` the number of kept singular values above those of such noise.
@@ -39,7 +41,7 @@ def _summary(group: Sequence[Finding]) -> dict[str, Any]:
     energy, residual = sum(f.energy for f in group), sum(f.residual for f in group)
     noises = [f.noise for f in group if f.noise is not None]
     return {
-        "modules": len(group), "rank": max((f.rank or 0 for f in group), default=0),
+        "modules": sum(f.algorithm != LEFT_OUT for f in group), "rank": max((f.rank or 0 for f in group), default=0),
         "kept": round(1 - residual / energy, 6) if energy else 1.0,
         "norm": float(f"{energy**0.5:.6g}"), "residual": float(f"{residual**0.5:.6g}"),
         "noise": round(min(sum(noises) / energy, 1.0), 6) if noises and energy else None,

@@ -121,14 +121,17 @@ def _dialect(name: str | None, layout: str | None) -> str:
 
 
 def show_extracted(done: Extracted, console: Console) -> None:
-    from fluxsmith.adapters.findings import blocks_of
+    from fluxsmith.adapters.findings import LEFT_OUT, blocks_of
 
     written, blocks = done.written, blocks_of(done.findings)
     for note in (*done.plan.notes, *written.notes):
         console.warn(note)
-    for reason, count in done.left_out.items():
-        if "cannot hold" in reason:
-            console.warn(f"{count} tensors are left out: {reason} (--no-biases says that it is meant; another --dialect keeps them)")
+    unheld = [finding.tensor for finding in done.findings if finding.algorithm == LEFT_OUT]
+    if unheld:
+        console.warn(
+            f"{len(unheld)} vectors differ and are left out, as {written.dialect} cannot hold them ({unheld[0]}, ...): another --dialect"
+            " keeps them, --no-biases says that it is meant"
+        )
     rows = [
         (name, b["modules"], b["rank"] or "-", f"{b['kept']:.1%}", f"{b['norm']:.4g}", f"{b['residual']:.3g}", _noise(b["noise"]))
         for name, b in blocks.items()
@@ -143,7 +146,7 @@ def show_extracted(done: Extracted, console: Console) -> None:
     ]
     console.data("\n".join(text), {
         "output": str(written.path), "dialect": written.dialect, "modules": written.modules, "tensors": written.tensors,
-        "bytes": written.nbytes, "kept": kept, "blocks": blocks, "equal": done.equal, "left_out": dict(done.left_out),
+        "bytes": written.nbytes, "kept": kept, "blocks": blocks, "equal": done.equal, "left_out": dict(done.left_out), "unheld": unheld,
         "inputs": dict(done.hashes), "notes": [*done.plan.notes, *written.notes],
     })  # fmt: skip
 

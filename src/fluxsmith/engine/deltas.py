@@ -8,7 +8,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.extraction import Options, extract_module
-from fluxsmith.adapters.findings import Finding
+from fluxsmith.adapters.factorise import frobenius_squared
+from fluxsmith.adapters.findings import LEFT_OUT, Finding
 from fluxsmith.adapters.module import Span, Target
 from fluxsmith.adapters.tensors import ModuleTensors
 from fluxsmith.engine.execution import Execution, Settings
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Deltas", "Piece"]
 
-Piece = tuple[ModuleTensors, Finding]
+Piece = tuple[ModuleTensors | None, Finding]
 
 
 @dataclass
@@ -110,15 +111,27 @@ class Deltas(Execution):
             fix = "--allow-nonfinite takes them as they are"
             raise IncompatibleError("values.not-finite", f"the delta of `{job.tensor}` has values that are not finite", fix=fix)
         delta = unit.delta.reshape(canonical.shape[0] if canonical.shape else 1, -1)
+        energy = frobenius_squared(delta)
+        noise = None if unit.noise is None else float(unit.noise.sum())
+        if energy == 0:
+            pieces: list[Piece] = []
+        elif len(canonical.shape) < 2 and not self._options.vectors:
+            pieces = [(None, Finding(job.tensor, job.tensor, canonical.block, LEFT_OUT, None, energy, energy, noise))]
+        else:
+            pieces = self._modules(canonical, delta, unit.noise)
+        self._keep(self._numbers[job.tensor], pieces)
+        unit.delta = unit.noise = None
+
+    def _modules(self, canonical: Canonical, delta: Tensor, noises: Tensor | None) -> list[Piece]:
+        """The modules of every place that the dialect has for a tensor."""
         pieces: list[Piece] = []
         for target in self._targets(canonical):
             rows = _rows(delta, target.spans)
-            noise = None if unit.noise is None else float(_rows(unit.noise, target.spans).sum())
+            noise = None if noises is None else float(_rows(noises, target.spans).sum())
             made = extract_module(target, rows, self._options, block=canonical.block, noise=noise)
             if made is not None:
                 pieces.append(made)
-        self._keep(self._numbers[job.tensor], pieces)
-        unit.delta = unit.noise = None
+        return pieces
 
 
 def _rows(of: Tensor, spans: Sequence[Span]) -> Tensor:

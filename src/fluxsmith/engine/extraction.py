@@ -18,7 +18,7 @@ from typing import Any
 from fluxsmith.adapters.dialects import DIALECTS
 from fluxsmith.adapters.extraction import Options
 from fluxsmith.adapters.factorise import low_rank_elements
-from fluxsmith.adapters.findings import Finding, blocks_of
+from fluxsmith.adapters.findings import LEFT_OUT, Finding, blocks_of
 from fluxsmith.adapters.module import Target
 from fluxsmith.adapters.places import targets_of
 from fluxsmith.adapters.provenance import adapter_metadata
@@ -153,8 +153,6 @@ def _units(plan: Plan, recipe: Recipe, opening: Any, wish: Wish) -> tuple[dict[s
         for name, tensor in bind_input(model, recipe, opening).spec.items()
     }
     selectors, used = [Selector(text) for text in wish.select], set[str]()
-    holds = _holds(wish.dialect, "diff")
-    wish = replace(wish, biases=holds if wish.biases is None else wish.biases)
     wanted: dict[str, Canonical] = {}
     left_out: dict[str, int] = {}
     for job in plan.jobs:
@@ -166,8 +164,8 @@ def _units(plan: Plan, recipe: Recipe, opening: Any, wish: Wish) -> tuple[dict[s
             reason = "no float"
         elif selectors and not matching:
             reason = "not selected"
-        elif len(tensor.shape) < 2 and not wish.biases:
-            reason = "vectors" if wish.biases is False or holds else f"vectors, which {wish.dialect} cannot hold"
+        elif len(tensor.shape) < 2 and wish.biases is False:
+            reason = "vectors"
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
@@ -208,7 +206,8 @@ def _run(plan: Plan, units: Mapping[str, Canonical], wish: Wish, settings: Setti
     def targets(tensor: Canonical) -> list[Target]:
         return targets_of(tensor, dialect, plan.family)
 
-    options = replace(wish.options, dense=_holds(wish.dialect, "diff"))
+    holds = _holds(wish.dialect, "diff")
+    options = replace(wish.options, dense=holds, vectors=holds)
     run = Deltas(plan, units, targets, options, settings, skip=done, keep=scratch.put, on_bytes=observer.advanced)
     finished = [units[name].count for number, name in enumerate(units) if number in done]
     observer.started(_shown(plan, units), run, 4 * sum(finished))
@@ -239,9 +238,10 @@ def _write(
             pieces = scratch.get(number)
             equal += not pieces
             for module, finding in pieces:
-                writer.add(module)
+                if module is not None:
+                    writer.add(module)
                 findings.append(finding)
-        if not findings:
+        if all(finding.algorithm == LEFT_OUT for finding in findings):
             raise IncompatibleError(
                 "adapter.changes-nothing", "the two are equal: there is nothing to extract",
                 facts={i.name: i.reference for i in plan.inputs}, fix="name the tuned checkpoint first, then its base",

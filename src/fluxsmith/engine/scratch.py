@@ -73,11 +73,11 @@ class Scratch:
         """The numbers of the pieces that are there."""
         return {int(path.stem) for path in self.root.glob("*.safetensors")}
 
-    def put(self, number: int, made: Sequence[tuple[ModuleTensors, Finding]]) -> None:
+    def put(self, number: int, made: Sequence[tuple[ModuleTensors | None, Finding]]) -> None:
         """Keep a piece: modules with what was found of them; on the disk when this returns."""
         from safetensors.torch import save
 
-        tensors = {f"{i}.{role}": factor for i, (module, _) in enumerate(made) for role, factor in module.factors.items()}
+        tensors = {f"{i}.{role}": factor for i, (module, _) in enumerate(made) if module for role, factor in module.factors.items()}
         facts = json.dumps([_facts(module, finding) for module, finding in made])
         final = self.root / f"{number:06d}.safetensors"
         fresh = final.with_suffix(".new")
@@ -90,14 +90,14 @@ class Scratch:
         except OSError as error:
             raise disk_error(error, self.target) from None
 
-    def get(self, number: int) -> list[tuple[ModuleTensors, Finding]]:
+    def get(self, number: int) -> list[tuple[ModuleTensors | None, Finding]]:
         """A piece as it was put."""
         from safetensors import safe_open
 
         with safe_open(self.root / f"{number:06d}.safetensors", "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             facts = json.loads(file.metadata()["facts"])
-        made: list[tuple[ModuleTensors, Finding]] = []
+        made: list[tuple[ModuleTensors | None, Finding]] = []
         for i, fact in enumerate(facts):
             prefix = f"{i}."
             made.append(_from_facts(fact, {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}))
@@ -113,14 +113,16 @@ class Scratch:
         shutil.rmtree(self.root, ignore_errors=True)
 
 
-def _facts(module: ModuleTensors, finding: Finding) -> dict[str, Any]:
-    return {
+def _facts(module: ModuleTensors | None, finding: Finding) -> dict[str, Any]:
+    return {"finding": dataclasses.asdict(finding)} if module is None else {
         "target": dataclasses.asdict(module.target), "algorithm": module.algorithm, "settings": dict(module.settings),
         "finding": dataclasses.asdict(finding),
     }  # fmt: skip
 
 
-def _from_facts(fact: Mapping[str, Any], factors: Mapping[str, Tensor]) -> tuple[ModuleTensors, Finding]:
+def _from_facts(fact: Mapping[str, Any], factors: Mapping[str, Tensor]) -> tuple[ModuleTensors | None, Finding]:
+    if "target" not in fact:
+        return None, Finding(**fact["finding"])
     target: dict[str, Any] = dict(fact["target"])
     target["shape"], target["parts"] = tuple(target["shape"]), tuple(target["parts"]) if target["parts"] else None
     target["spans"] = tuple(Span(**span) for span in target["spans"])
