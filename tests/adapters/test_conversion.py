@@ -135,6 +135,19 @@ def test_widths_are_told_by_parts(tmp_path: Path, base: Bound, weights: Weights)
     agree(deltas_of(there, weights), part.deltas)
 
 
+def test_parts_of_different_strength(tmp_path: Path, base: Bound, weights: Weights) -> None:
+    """q, k and v with their own ranks and alphas: one alpha is left, the rest is in `up`, in fp32 where bf16 cannot hold it."""
+    numbers, part = Numbers.seeded(7), Container()
+    for i, (name, alpha) in enumerate((("q", 1.0), ("k", 7.0), ("v", 0.3))):
+        down, up = (factor.bfloat16() for factor in factors(numbers, (48, 48)))
+        stem = f"lycoris_transformer_blocks_0_attn_to_{name}"
+        part.tensors |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(alpha)}
+        part.add("double_blocks.0.img_attn.qkv.weight", alpha / len(down) * up.float() @ down.float(), (144, 48), 48 * i)
+    there, outcome = converted(opened(part, tmp_path, base), tmp_path, "kohya", base)
+    assert outcome.ways == {"joined": 1}
+    agree(deltas_of(there, weights), part.deltas, 1e-6)
+
+
 def test_width_of_the_mlp_is_told_or_assumed(tmp_path: Path, base: Bound, weights: Weights) -> None:
     """Without a base, q alone does not say how wide linear1 is: it is what published models have, and that is noted."""
     numbers = Numbers.seeded(5)
@@ -207,6 +220,10 @@ def test_dtype_is_kept_unless_another_is_asked_for(tmp_path: Path, base: Bound, 
     _, _ = converted(adapter, tmp_path, "comfy", base, dtype="fp16")
     names = {str(t.dtype) for key, t in load_file(tmp_path / "comfy.safetensors").items() if "lora_" in key}
     assert names == {"torch.float16"}
+    half.tensors = {key: tensor * 1e5 if "lora_up" in key else tensor for key, tensor in half.tensors.items()}
+    with pytest.raises(IncompatibleError, match="too large for float16"):
+        converted(opened(half, tmp_path, base), tmp_path, "original", base, dtype="fp16")
+    assert not (tmp_path / "original.safetensors").exists()
 
 
 def test_metadata_is_kept_or_named(tmp_path: Path, base: Bound, weights: Weights) -> None:
@@ -220,6 +237,7 @@ def test_metadata_is_kept_or_named(tmp_path: Path, base: Bound, weights: Weights
     assert found["format"] == "pt"
     assert "sshs_model_hash" not in found
     assert outcome.notes[-1].endswith("ss_network_dim, sshs_model_hash")
+    assert "--to ai-toolkit" in outcome.notes[0]
     assert "blake3:" in found["fluxsmith.adapter"]
 
 

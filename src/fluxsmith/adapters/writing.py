@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 from fluxsmith.adapters.dialects import Dialect
 from fluxsmith.adapters.scales import numbered, with_scale
 from fluxsmith.adapters.sidecar_writing import sidecars
+from fluxsmith.adapters.sidecars import DIFFUSERS
 from fluxsmith.adapters.spelling import Speller
-from fluxsmith.errors import FluxsmithError, UsageError
+from fluxsmith.errors import FluxsmithError, IncompatibleError, UsageError
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
 from fluxsmith.io.shards import OutputFile, place
 from fluxsmith.io.writer import FileSink, disk_error
@@ -114,10 +115,24 @@ class AdapterWriter:
         name, keys = self._speller.keys(module)
         module, numbers = numbered(module, self.dialect, name)
         for role, factor in module.factors.items():
-            self._put(keys[role], factor if self._dtype is None else factor.to(getattr(torch, self._dtype)))
+            self._put(keys[role], factor if self._dtype is None else self._rounded(factor, keys[role]))
         for last, value in numbers.items():
             self._put(self._speller.number_key(module, last), torch.tensor(value, dtype=torch.float32))
         self._modules.append((name, _without_factors(module)))
+
+    def _rounded(self, factor: Tensor, key: str) -> Tensor:
+        """In the type that was asked for; raises IncompatibleError where that cannot hold it."""
+        import torch
+
+        rounded = factor.to(getattr(torch, str(self._dtype)))
+        if bool((rounded.isinf() & ~factor.isinf()).any()):
+            raise IncompatibleError(
+                "adapter.overflow",
+                f"`{key}` has values that are too large for {self._dtype}",
+                facts={"file": self.target, "largest": f"{float(factor.abs().max()):g}"},
+                fix="--dtype bf16, or none",
+            )
+        return rounded
 
     def _add_biases(self) -> None:
         """Biases of LoRA beside their weights: readers multiply both by the scale of the weight."""
@@ -145,9 +160,12 @@ class AdapterWriter:
     def commit(self, metadata: Mapping[str, str]) -> Written:
         """Lay everything out, write headers and sidecars, and put it in the target's place."""
         self._add_biases()
-        writing = self.dialect.writing
         fields, files = sidecars(self.dialect, self._modules, self._speller.main)
-        metadata = {"format": "pt", **(writing.metadata if writing else {}), **fields, **metadata}
+        metadata = {"format": "pt", **fields, **metadata}
+        if DIFFUSERS in fields and any(module.settings.get("scale", 1.0) != 1 for _, module in self._modules):
+            self.notes.append(
+                "the scale is in the header, which diffusers reads; for programs that read tensors only, write --to ai-toolkit"
+            )
         tensors = [(key, entry.dtype, entry.shape) for key, entry in self._entries.items()]
         (file,) = place(tensors, stem="adapter_model", shard_size=None, metadata=metadata)
         sink = self._sink

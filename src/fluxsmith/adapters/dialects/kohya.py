@@ -22,6 +22,5 @@ KOHYA = Dialect(
         "original",
         ("lora", "dora", "loha", "lokr", "diff", "oft", "boft", "ia3", "glora"),
         other_layouts={"sd15": "diffusers"},
-        metadata={"ss_network_module": "lycoris.kohya"},
     ),
 )

@@ -39,7 +39,7 @@ class Writing:
     `Dialect.parse`. `divide` gives the parts of a canonical tensor that are modules of their own. `folder` says
     that an adapter is a folder with adapter_config.json. `borrows` says that factors without a word in the
     dialect's vocabulary have LyCORIS' one. `only` says which canonical tensors its programs can load, "" for all, as a
-    regular expression. `metadata` are fields of the header that its programs look at.
+    regular expression.
     """
 
     layout: str
@@ -51,4 +51,3 @@ class Writing:
     borrows: bool = False
     only: str = ""
     other_layouts: Mapping[str, str] = field(default_factory=dict[str, str])
-    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
