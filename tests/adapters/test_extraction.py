@@ -21,6 +21,7 @@ from fluxsmith.errors import IncompatibleError, Interrupted
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.recipes.recipe import Recipe
 from support.cli_runs import run_cli
+from support.tiny_all_in_one import save_all_in_one
 from support.tiny_flux import TinyCheckpoints, tensors_of
 
 QKV, MLP, BIAS = "double_blocks.0.img_attn.qkv.weight", "single_blocks.1.linear1.weight", "double_blocks.0.img_attn.proj.bias"
@@ -262,3 +263,17 @@ def test_a_place_is_needed_only_for_what_differs(tiny: TinyCheckpoints, tmp_path
     assert run.code == 4
     assert "adapter.no-place" in run.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_components_of_all_in_one_files(tiny: TinyCheckpoints, tmp_path: Path) -> None:
+    wholes: list[Path] = []
+    for seed, transformer in enumerate((tiny.a, tiny.b)):
+        (tmp_path / str(seed)).mkdir()
+        wholes.append(save_all_in_one(tmp_path / str(seed), transformer, seed=seed).whole)
+    out = tmp_path / "out.safetensors"
+    refused = run_cli("extract", wholes[1], wholes[0], "-o", out)
+    assert refused.code == 4
+    assert "adapter.component" in refused.err and "no names for vae" in refused.err
+    run = run_cli("extract", wholes[1], wholes[0], "-o", out, "--components", "transformer,clip_l", "--rank", 2)
+    assert run.code == 0, run.err
+    assert {key.split("_")[1] for key in tensors_of(out)} == {"unet", "te1"}

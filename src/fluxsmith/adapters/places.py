@@ -24,6 +24,13 @@ def targets_of(tensor: Canonical, dialect: Dialect, family: str) -> list[Target]
     """
     writing, table = dialect.writing, table_of(family)
     assert writing is not None
+    if table is not None and tensor.component != table.components[0] and tensor.component not in dialect.prefixes:
+        raise IncompatibleError(
+            "adapter.component",
+            f"the dialect {dialect.name} has no names for {tensor.component}",
+            facts={"tensor": tensor.name, "has": ", ".join(dialect.prefixes)},
+            fix=f"leave it out with --components {table.components[0]}",
+        )
     layouts = table.layouts if table else tuple(tensor.pieces)
     layout = writing.other_layouts.get(family, writing.layout)
     layout = layouts[0] if layout == "original" else layout

@@ -36,6 +36,7 @@ _OF_LAYOUT = {"bfl": "kohya", "diffusers": "diffusers"}
 @click.option("--full-residual", is_flag=True, help="Keep as differences what factors cannot hold: base + adapter is TUNED again.")
 @click.option("--biases/--no-biases", default=None, help="Biases and norms, too (default: where the dialect can hold them).")
 @click.option("--legacy-clamp", type=click.FloatRange(0, 1), metavar="Q", help="Cut factors at a quantile, as kohya's script does (0.99).")
+@click.option("--components", metavar="A,B", help="Only these parts of all-in-one files (transformer, clip_l, ...), by rule.")
 @click.option("--select", multiple=True, metavar="SELECTOR", help="Only these: double.0-9, single, img_attn, '*.mlp.*', ...")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "npu", "mps", "auto"]), default="cpu", show_default=True, help="Device.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads (default: one per core, at most 16).")
@@ -76,13 +77,17 @@ def _recipe(a: dict[str, Any]) -> Recipe:
     from fluxsmith.recipes.recipe import Guidance, Recipe
 
     if a["base"] is None:
+        if a["components"]:
+            raise UsageError("usage.components", "--components is for two checkpoints; a recipe names those of each model")
         return read_wish(a["tuned"], a["models"], None, (), a["guidance"], None)
     if a["models"]:
         raise UsageError(
             "usage.model-of-no-formula", "-m names models of a formula, but two checkpoints are given", fix='"tuned - base" -m ...'
         )
     guidance = Guidance.parse(a["guidance"]) if a["guidance"] else None
-    return Recipe(model(a["tuned"], name="tuned") - model(a["base"], name="base"), guidance=guidance, title=a["output"].stem)
+    parts = tuple(filter(None, (a["components"] or "").split(",")))
+    root = model(a["tuned"], name="tuned", components=parts) - model(a["base"], name="base", components=parts)
+    return Recipe(root, guidance=guidance, title=a["output"].stem)
 
 
 def _wish(a: dict[str, Any]) -> Wish:
