@@ -149,11 +149,6 @@ def test_a_delta_is_no_result() -> None:
         fs.plan(node(A, "a") - node(B, "b"))
 
 
-def test_adapters_are_named_as_not_there_yet() -> None:
-    with pytest.raises(UsageError, match=r"style.safetensors is named as an adapter"):
-        fs.adapter("style.safetensors", weight=0.8)
-
-
 def test_nesting_is_no_question_of_depth() -> None:
     a, b = node({"w": torch.zeros(3)}, "a"), node({"w": torch.ones(3)}, "b")
     wish: Expression = a
