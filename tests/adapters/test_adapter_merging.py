@@ -184,3 +184,19 @@ def test_wrong_words_are_refused(words: list[object], code: str, weights: Weight
     run = run_cli("adapter", "merge", file, file, "-o", tmp_path / "out.safetensors", *words)
     assert f"error[{code}" in run.err, run.err
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("words", [[], ["--method", "task_arithmetic", "--energy", 1]], ids=["sum", "method"])
+def test_what_reads_weights_needs_the_base(words: list[object], tiny: TinyCheckpoints, weights: Weights, tmp_path: Path) -> None:
+    """A DoRA and a LoRA: refused without the model, with it the sum of what both add to it."""
+    dora = lycoris(weights, "locon", 2, dora_wd=True)
+    files = [saved(dora, tmp_path / "dora.safetensors"), saved(lora(weights), tmp_path / "lora.safetensors")]
+    out = tmp_path / "out.safetensors"
+    refused = run_cli("adapter", "merge", *files, "-o", out, "-w", 0.5, *words)
+    assert refused.code == 4, refused.err
+    assert not out.exists()
+    merge(out, *files, "-w", 0.5, "--base", tiny.a, "--dtype", "fp32", *words)
+    base = fs.model(str(tiny.a), name="base")
+    both = [delta(base + fs.adapter(str(file), name="x"), tiny.a) for file in files]
+    expected = {key: 0.5 * (both[0][key] + both[1][key]) for key in both[0]}
+    agree(delta(applied(tiny.a, (1.0, out)), tiny.a), expected, 1e-5)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fluxsmith.cli.adapter_files import open_base, open_file, show_rewritten, written_dialect
+from fluxsmith.cli.adapter_files import (
+    check_ignore,
+    check_target,
+    open_base,
+    open_file,
+    show_rewritten,
+    weights_from,
+    written_dialect,
+)
 from fluxsmith.cli.console import Console
 from fluxsmith.cli.options import talk_options
 from fluxsmith.cli.rank_options import rank_options, rule_from
@@ -19,6 +27,7 @@ from fluxsmith.errors import UsageError
 if TYPE_CHECKING:
     from fluxsmith.adapters.module import Adapter
     from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.layouts import Bound
 
 __all__ = ["command"]
 
@@ -32,7 +41,7 @@ EXACT = ("concat", "svd")
 @click.option("--method", default="concat", show_default=True, help="concat (the exact sum), svd (the sum at a rank), or a merge method.")
 @click.option("--option", "assign", multiple=True, metavar="NAME=VALUE", help="An option of the method, such as density=0.3.")
 @rank_options
-@click.option("--seed", type=int, default=0, help="Seed of random methods.")
+@click.option("--seed", type=int, help="Seed of random methods (default: 0).")
 @click.option("--dialect", metavar="NAME", help="Another dialect (default: that of the first adapter).")
 @click.option(
     "--dtype", type=click.Choice(["bf16", "fp16", "fp32"]), help="Type of the factors (default: as they are, or fp32 where needed)."
@@ -56,8 +65,10 @@ def command(**arguments: Any) -> None:
     console: Console = a["console"]
     base = open_base(a["base"])
     adapters = [open_file(reference, base, a["ignore"], console) for reference in a["references"]]
-    weights = _weights(a["weights"], len(adapters))
+    check_ignore(adapters, a["ignore"])
+    weights = weights_from(a["weights"], len(adapters))
     rule = rule_from(a, default=None)
+    check_target(a["output"], written_dialect(a["dialect"], adapters))
     if a["method"] in EXACT:
         _check_exact(a, rule)
         from fluxsmith.adapters.rewriting import merge
@@ -69,18 +80,21 @@ def command(**arguments: Any) -> None:
         )  # fmt: skip
         show_rewritten(done, console)
         return
-    _by_method(a, adapters, weights, rule)
+    _by_method(a, adapters, weights, rule, base)
 
 
 def _check_exact(a: dict[str, Any], rule: RankRule | None) -> None:
     if a["assign"]:
         raise UsageError("usage.option", f"--option is for merge methods, {a['method']} has none", fix="leave it out")
+    if a["seed"] is not None:
+        raise UsageError("usage.option", f"--seed is for random merge methods, {a['method']} is none", fix="leave it out")
     if a["method"] == "svd" and rule is None:
         raise UsageError("usage.rank-rule", "--method svd needs a rank", fix="--rank 32, or --energy 0.99")
 
 
-def _by_method(a: dict[str, Any], adapters: Sequence[Adapter], weights: Sequence[float], rule: RankRule | None) -> None:
+def _by_method(a: dict[str, Any], adapters: Sequence[Adapter], weights: Sequence[float], rule: RankRule | None, base: Bound | None) -> None:
     """Deltas merged by a method, and the result extracted."""
+    from fluxsmith.adapters.combining import check_contributions
     from fluxsmith.adapters.extraction import Options
     from fluxsmith.adapters.rank import RankRule
     from fluxsmith.cli.extract import show_extracted
@@ -90,19 +104,21 @@ def _by_method(a: dict[str, Any], adapters: Sequence[Adapter], weights: Sequence
     from fluxsmith.methods import find_method
 
     method = find_method(a["method"])
+    check_contributions(adapters, weights)
     options = Options("lora", rule or RankRule("rank", _largest_rank(adapters)))
     dialect = written_dialect(a["dialect"], adapters)
     given = _options(a["assign"])
     recorded = {"method": method.name, "weights": weights, "options": given, "adapters": a["references"], "base": a["base"]}
     wish = Wish(options, dialect.name, a["dtype"] or "fp32", command="adapter merge", recorded=recorded)
     notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=".fluxsmith-zeros-", dir=a["output"].absolute().parent) as folder:
+    near = next(folder for folder in a["output"].absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=".fluxsmith-zeros-", dir=near) as folder:
         zeros = Path(folder) / "zeros.safetensors"
-        write_zeros(adapters, zeros, notes)
-        recipe = method_recipe(method, adapters, weights, given, zeros=zeros, base=a["base"], seed=a["seed"])
+        write_zeros(adapters, zeros, notes, base)
+        recipe = method_recipe(method, adapters, weights, given, zeros=zeros, base=a["base"], ignore=a["ignore"], seed=a["seed"] or 0)
         with RunDisplay(a["console"], "merge") as display:
             done = extract(recipe, a["output"], wish, force=a["force"], observer=display, resumable=False)
-    for note in notes:
+    for note in dict.fromkeys(notes):
         a["console"].warn(note)
     show_extracted(done, a["console"])
 
@@ -128,10 +144,3 @@ def _largest_rank(adapters: Sequence[Adapter]) -> int:
     modules = [module for adapter in adapters for module in adapter.modules]
     ranks = [ALGORITHMS[module.algorithm].rank({role: view.shape for role, view in module.factors.items()}) for module in modules]
     return max([rank for rank in ranks if rank], default=32)
-
-
-def _weights(given: Sequence[float], count: int) -> list[float]:
-    if len(given) not in (0, 1, count):
-        fix = "give one -w for all of them, or one for each"
-        raise UsageError("usage.weights", f"{len(given)} weights are given for {count} adapters", fix=fix)
-    return list(given) * (count if len(given) == 1 else 1) or [1.0] * count
