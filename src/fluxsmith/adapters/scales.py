@@ -17,7 +17,7 @@ from fluxsmith.adapters.dialects import Dialect, Draft
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fluxsmith.adapters.tensors import ModuleTensors
+    from fluxsmith.adapters.tensors import ModuleTensors, Outline
 
 __all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly", "with_scale"]
 
@@ -46,7 +46,7 @@ def numbered(module: ModuleTensors, dialect: Dialect, name: str) -> tuple[Module
     return module, {}
 
 
-def alpha_of(module: ModuleTensors) -> float | None:
+def alpha_of(module: ModuleTensors | Outline) -> float | None:
     """The alpha that means the module's scale; None where its algorithm has no rank to divide it by."""
     rank = module.rules.rank(module.shapes)
     if rank is None:

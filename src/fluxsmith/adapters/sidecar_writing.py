@@ -17,15 +17,14 @@ from fluxsmith.adapters.dialects import MAIN, Dialect
 from fluxsmith.adapters.dialects.peft_rules import SCALED
 from fluxsmith.adapters.scales import alpha_of
 from fluxsmith.adapters.sidecars import DIFFUSERS
-from fluxsmith.adapters.translating import decomposes
 from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:
-    from fluxsmith.adapters.tensors import ModuleTensors
+    from fluxsmith.adapters.tensors import Outline
 
 __all__ = ["peft_config", "sidecars"]
 
-Named = Sequence[tuple[str, "ModuleTensors"]]
+Named = Sequence[tuple[str, "Outline"]]
 
 
 def sidecars(dialect: Dialect, modules: Named, main: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -50,7 +49,7 @@ def sidecars(dialect: Dialect, modules: Named, main: str) -> tuple[dict[str, str
 def peft_config(modules: Named) -> dict[str, Any]:
     """The fields of a peft.LoraConfig or LoHaConfig that these modules need; names are dotted, without prefix."""
     named = [(name, module) for name, module in modules if not module.target.stored.endswith(".bias")]
-    dora = {decomposes(module) for _, module in named}
+    dora = {not {"magnitude", "dora_scale"}.isdisjoint(module.shapes) for _, module in named}
     if len(dora) > 1:
         raise IncompatibleError(
             "adapter.mixed-algorithms",

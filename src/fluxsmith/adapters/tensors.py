@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.algorithms import ALGORITHMS, Algorithm, Rows
 from fluxsmith.adapters.module import Module, Target
+from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.codecs.decoding import decode
 from fluxsmith.io.dtypes import DTYPES
 from fluxsmith.io.numbers import read_bytes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["ModuleTensors", "delta_of", "read_factor", "read_module", "read_values"]
+__all__ = ["ModuleTensors", "Outline", "delta_of", "read_factor", "read_module", "read_values"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,50 @@ class ModuleTensors:
         """The algorithm itself."""
         return ALGORITHMS[self.algorithm]
 
+    @property
+    def outline(self) -> Outline:
+        """The module without its factors."""
+        return Outline(self.target, self.algorithm, self.shapes, self.settings)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What is left of a module once its factors are written: everything but the values."""
+
+    target: Target
+    algorithm: str
+    shapes: Mapping[str, tuple[int, ...]]
+    settings: Mapping[str, float]
+
+    @property
+    def rules(self) -> Algorithm:
+        """The algorithm itself."""
+        return ALGORITHMS[self.algorithm]
+
 
 def read_module(module: Module) -> ModuleTensors:
-    """A module with its factors, in the types in which the file has them."""
+    """A module with its factors, in the types in which the file has them.
+
+    Raises IncompatibleError where a value is not finite.
+    """
     factors = {role: read_factor(view) for role, view in module.factors.items()}
+    for role, factor in factors.items():
+        _check_finite(module, role, factor)
     return ModuleTensors(module.target, module.algorithm, factors, module.settings)
+
+
+def _check_finite(module: Module, role: str, factor: Tensor) -> None:
+    import torch
+
+    bad = int((~torch.isfinite(factor.float())).sum())
+    if bad:
+        file = module.factors[role].extents[0].file
+        raise IncompatibleError(
+            "values.not-finite",
+            f"{file} has {bad} value{'s' * (bad > 1)} that {'are' if bad > 1 else 'is'} not finite in `{module.name}`",
+            facts={"file": file, "module": module.name, "factor": role},
+            fix="train it again, or leave the module out with --ignore GLOB",
+        )
 
 
 def read_factor(view: View) -> Tensor:

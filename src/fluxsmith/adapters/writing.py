@@ -26,7 +26,7 @@ from fluxsmith.io.writer import FileSink, disk_error
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fluxsmith.adapters.tensors import ModuleTensors
+    from fluxsmith.adapters.tensors import ModuleTensors, Outline
 
 __all__ = ["AdapterWriter", "Written"]
 
@@ -73,7 +73,7 @@ class AdapterWriter:
         self._speller = Speller(dialect, family)
         self._sink = FileSink(target, (), folder=self.folder)
         self._entries: dict[str, _Spooled] = {}
-        self._modules: list[tuple[str, ModuleTensors]] = []
+        self._modules: list[tuple[str, Outline]] = []
         self._at = 0
         self._done = self._closing = False
         self._biases: list[ModuleTensors] = []
@@ -118,7 +118,7 @@ class AdapterWriter:
             self._put(keys[role], factor if self._dtype is None else self._rounded(factor, keys[role]))
         for last, value in numbers.items():
             self._put(self._speller.number_key(module, last), torch.tensor(value, dtype=torch.float32))
-        self._modules.append((name, _without_factors(module)))
+        self._modules.append((name, module.outline))
 
     def _rounded(self, factor: Tensor, key: str) -> Tensor:
         """In the type that was asked for; raises IncompatibleError where that cannot hold it."""
@@ -188,13 +188,3 @@ class AdapterWriter:
             for at in range(spooled.start, spooled.stop, CHUNK):
                 raw = os.pread(self._spool.fileno(), min(CHUNK, spooled.stop - at), at)
                 self._sink.write(0, entry.start + at - spooled.start, memoryview(raw))
-
-
-def _without_factors(module: ModuleTensors) -> ModuleTensors:
-    """The module with tensors that have shapes only, for the sidecars."""
-    from dataclasses import replace
-
-    import torch
-
-    shapes = {role: torch.empty(factor.shape, device="meta", dtype=factor.dtype) for role, factor in module.factors.items()}
-    return replace(module, factors=shapes)
