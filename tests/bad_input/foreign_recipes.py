@@ -60,7 +60,7 @@ FOREIGN_RECIPES = [
     Case(
         "mecha: an adapter that is a model", _mecha(VERSION + 'model "{a}"\nmodel "{b}" model_config="sdxl-kohya_kohya_lora"\n'
         'merge "add_difference" &0 &1\n'),
-        4, "adapter.unknown-dialect", ["is no adapter"],
+        4, "adapter.is-model", ["not an adapter"],
     ),
     Case(
         "mecha: an unknown method", _mecha(HEAD + 'merge "weighted_sun" &0 &1\n'),

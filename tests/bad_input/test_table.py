@@ -2,6 +2,8 @@
 
 import pytest
 
+from bad_input.adapter_recipes import ADAPTER_RECIPES
+from bad_input.adapters import ADAPTERS
 from bad_input.cases import Case, Yard
 from bad_input.files import FILES
 from bad_input.folders import FOLDERS
@@ -16,7 +18,7 @@ from support.folder_pictures import picture
 
 TABLE = {
     "file": FILES, "folder": FOLDERS, "model": MODELS, "value": VALUES, "output": OUTPUTS, "recipe": RECIPES,
-    "foreign recipe": FOREIGN_RECIPES, "usage": USAGE,
+    "foreign recipe": FOREIGN_RECIPES, "usage": USAGE, "adapter": ADAPTERS, "adapter in a recipe": ADAPTER_RECIPES,
 }  # fmt: skip
 CASES = [pytest.param(case, id=f"{kind}: {case.name}") for kind, cases in TABLE.items() for case in cases]
 

@@ -21,7 +21,7 @@ from fluxsmith.adapters.module import Adapter
 from fluxsmith.adapters.rank import RankRule
 from fluxsmith.adapters.resizing import cancels, is_product, module_delta, resized
 from fluxsmith.adapters.scales import scaled_exactly
-from fluxsmith.adapters.tensors import ModuleTensors
+from fluxsmith.adapters.tensors import ModuleTensors, read_module
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.layouts import Bound
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Combination", "Term"]
+__all__ = ["Combination", "Term", "check_contributions", "untrained"]
 
 Term = tuple[float, ModuleTensors]
 
@@ -61,6 +61,7 @@ class Combination:
                     f"{first.checkpoint.reference} is for {first.family}, {other.checkpoint.reference} for {other.family}",
                     fix="merge adapters of one family",
                 )
+        check_contributions(self.adapters, self.weights)
         self._conversions = [Conversion(adapter, self.dialect, self.base, notes=self.notes) for adapter in self.adapters]
 
     def __iter__(self) -> Iterator[tuple[ModuleTensors, Finding]]:
@@ -68,7 +69,7 @@ class Combination:
         for name, tensor in tensors.items():
             places: dict[str, list[Term]] = {}
             for weight, conversion in zip(self.weights, self._conversions, strict=True):
-                for module in conversion.exact(name) if weight else ():
+                for module in conversion.exact(name):
                     places.setdefault(f"{module.target.stored} {module.target.parts}", []).append((weight, module))
             for terms in places.values():
                 found = self._sum(terms, tensor.block)
@@ -91,6 +92,36 @@ class Combination:
             return None
         rank = module.rules.rank(module.shapes)
         return module, Finding(target.tensor, target.stored, block, module.algorithm, rank, 0.0, 0.0)
+
+
+def check_contributions(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
+    """Raise IncompatibleError where an adapter adds nothing: its weight is zero, or its factors are.
+
+    Of each the modules are read up to the first that changes something.
+    """
+    for adapter, weight in zip(adapters, weights, strict=True):
+        file = adapter.checkpoint.reference
+        if not weight:
+            fix = "leave it out, or give it another weight"
+            raise IncompatibleError("recipe.no-contribution", f"{file} contributes nothing: its weight is 0", fix=fix)
+        if not any(_changes(read_module(module)) for module in adapter.modules):
+            raise untrained(file)
+
+
+def untrained(file: str) -> IncompatibleError:
+    """An adapter whose delta is zero everywhere."""
+    return IncompatibleError(
+        "adapter.changes-nothing", f"{file} changes nothing: its delta is zero in every tensor",
+        facts={"file": file}, fix="leave it out; an adapter that was not trained has such factors",
+    )  # fmt: skip
+
+
+def _changes(module: ModuleTensors) -> bool:
+    """Whether a delta can be other than zero, as its factors tell: a product is zero where one of them is."""
+    if module.rules.reads(module.shapes) != "nothing":
+        return True
+    product = module.algorithm in ("lora", "loha", "lokr")
+    return (all if product else any)(bool(factor.any()) for factor in module.factors.values())
 
 
 def _check_shapes(terms: Sequence[Term]) -> None:

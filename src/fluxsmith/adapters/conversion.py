@@ -152,6 +152,8 @@ class Conversion:
     def _no_form(self, target: Target, sources: Sequence[Source]) -> IncompatibleError:
         modules = _modules(sources)
         names = [name for m in modules for name in (m.algorithm, *(["dora"] if decomposes(m) else []))]
+        columns = any(m.factors["dora_scale"].shape[0] == 1 for m in modules if "dora_scale" in m.factors)
+        what = titles_of(names) + " with a magnitude for every column" * columns
         matrix = len(target.shape) > 1 and "lora" in self.writing.algorithms
         facts = {
             "dialect": self.dialect.name,
@@ -160,7 +162,7 @@ class Conversion:
         }
         return IncompatibleError(
             "adapter.algorithm",
-            f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {titles_of(names)}",
+            f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {what}",
             facts=facts,
             fix="--as lora --rank R writes the nearest LoRA" if matrix else "--ignore GLOB leaves it out, or choose another dialect",
         )

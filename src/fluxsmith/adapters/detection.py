@@ -20,6 +20,7 @@ from fluxsmith.layouts.table import Canonical, Table
 __all__ = ["Read", "Reading", "is_local_adapter", "looks_like_adapter", "readings"]
 
 ENOUGH = 0.5
+FEWEST = 4  # one key in so many is a factor in an adapter: beside it stand alphas and norms, in a model all of its tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,14 @@ class Reading:
 
 def looks_like_adapter(keys: Iterable[str]) -> bool:
     """Whether a file holds factors of adapters, told by the last parts of its keys, as some dialect understands them."""
+    return bool(_factors_among(keys))
+
+
+def _factors_among(keys: Iterable[str]) -> list[str]:
     words = {word for a in ALGORITHMS.values() for word in (*a.roles, *a.numbers)} - {"weight", "scale", "alpha"}
     keys = list(keys)
-    if any(key.endswith(tuple(f".{word}" for word in words)) for key in keys):
-        return True
-    parsed = (dialect.parse(dialect, key) for key in keys for dialect in DIALECTS.values())
-    return any(part is not None and part.role in words for part in parsed)
+    found = [key for key in keys if key.endswith(tuple(f".{word}" for word in words))]
+    return found or [key for key in keys if any(part and part.role in words for part in (d.parse(d, key) for d in DIALECTS.values()))]
 
 
 def is_local_adapter(reference: str) -> bool:
@@ -77,7 +80,10 @@ def is_local_adapter(reference: str) -> bool:
         path = parse_reference(reference)
         if not isinstance(path, Path) or not path.exists():
             return False
-        return (path / ADAPTER_CONFIG).is_file() or looks_like_adapter(open_checkpoint(path).tensors)
+        if (path / ADAPTER_CONFIG).is_file():
+            return True
+        keys = open_checkpoint(path).tensors
+        return FEWEST * len(_factors_among(keys)) >= len(keys) > 0
     except (FluxsmithError, OSError):
         return False
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fluxsmith.adapters.module import Module, Target
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of, read_module, read_values
+from fluxsmith.adapters.translating import decomposes
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.views import View
 from fluxsmith.layouts import Bound
@@ -63,9 +64,10 @@ def weight_read(module: ModuleTensors, base: Bound | None) -> Tensor | None:
     if module.rules.reads(module.shapes) == "nothing":
         return None
     if base is None:
+        title = "DoRA" if decomposes(module) else module.rules.title
         raise IncompatibleError(
             "adapter.needs-base",
-            f"what {module.rules.title} means at `{module.target.stored}` depends on the base's weight",
+            f"what the adapter holds for `{module.target.stored}` ({title}) depends on the base's weight",
             facts={"tensor": module.target.tensor},
             fix="give the model that it was trained on: --base REF",
         )

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,9 +20,10 @@ from fluxsmith.io.checkpoint import Checkpoint
 from fluxsmith.io.numbers import read_number
 from fluxsmith.io.views import View
 from fluxsmith.layouts import Bound, known_tables, table_of
+from fluxsmith.layouts.detection import detect
 from fluxsmith.layouts.standalone import COMPONENT_TABLES, adopted
 
-__all__ = ["open_adapter"]
+__all__ = ["idle_globs", "open_adapter"]
 
 Members = dict[str, Read]
 
@@ -44,7 +45,12 @@ def open_adapter(
     """
     ignored = {key: f"ignore: {glob}" for key in checkpoint.tensors for glob in ignore if fnmatchcase(key, glob)}
     keys = [key for key in checkpoint.tensors if key not in ignored]
+    if ignored and not keys:
+        raise refusals.changes_nothing(checkpoint.reference, ignored)
     if not looks_like_adapter(keys):
+        model = detect(checkpoint, known_tables())
+        if model is not None:
+            raise refusals.is_model(checkpoint.reference, model.table.family)
         raise refusals.unknown_dialect(checkpoint.reference, keys, base, None)
     table = table_of(base.family) if base is not None else None
     alone = base is not None and base.family in COMPONENT_TABLES
@@ -62,6 +68,16 @@ def open_adapter(
         for reading, home in zip(alike, homes, strict=True)
     ]
     return _first_to_open(openers)
+
+
+def idle_globs(files: Iterable[tuple[Checkpoint, Sequence[str]]]) -> list[str]:
+    """Globs of `ignore` that match no key of any file for which they are given."""
+    files = list(files)
+    globs = dict.fromkeys(glob for _, ignore in files for glob in ignore)
+    return [
+        glob for glob in globs
+        if not any(fnmatchcase(key, glob) for checkpoint, ignore in files if glob in ignore for key in checkpoint.tensors)
+    ]  # fmt: skip
 
 
 def _first_to_open(openers: "Sequence[_Opener]") -> Adapter:
@@ -117,6 +133,7 @@ class _Opener:
     sidecar: Sidecar
     alpha: float | None
     widens: dict[str, tuple[int, ...]] = field(default_factory=dict[str, "tuple[int, ...]"])
+    alpha_used: bool = False
 
     def open(self) -> Adapter:
         """The adapter; see open_adapter."""
@@ -125,6 +142,7 @@ class _Opener:
         modules: list[Module] = []
         dropped = dict(self.ignored)
         homeless: dict[str, str] = {key: "" for key in self.checkpoint.tensors if key not in self.reading.keys and key not in dropped}
+        self._check_components()
         for place, (draft, members) in drafts.items():
             if self.components and place.component not in self.components:
                 dropped |= dict.fromkeys(members, f"components: [{', '.join(self.components)}]")
@@ -144,7 +162,7 @@ class _Opener:
             _check_mixture(self._file, unmatched, self.reading, self.found)
             raise refusals.unmatched(self._file, len(self.checkpoint.tensors), unmatched, self.reading, self.found, self.base)
         if not modules:
-            raise refusals.changes_nothing(self._file)
+            raise refusals.changes_nothing(self._file, dropped)
         reading = self.reading
         family = reading.table.family if reading.table else self.base.family if self.base else "structural"
         rivals = {other.title: round(other.score, 4) for other in self.found[:5] if other is not reading}
@@ -152,6 +170,16 @@ class _Opener:
         return Adapter(
             self.checkpoint, reading.dialect.name, family, reading.score, tuple(modules), dropped, notes, rivals, self.sidecar, self.widens
         )  # fmt: skip
+
+    def _check_components(self) -> None:
+        """Those that are named must be some of the family's, whether this file has them or not."""
+        known = dict.fromkeys(self.reading.table.components if self.reading.table else ())
+        known |= dict.fromkeys(
+            (*(self.base.components if self.base else ()), *(read.place.component for read in self.reading.keys.values()))
+        )
+        unknown = [name for name in self.components if name not in known]
+        if unknown:
+            raise refusals.unknown_component(self._file, unknown[0], list(known))
 
     @property
     def _file(self) -> str:
@@ -166,6 +194,8 @@ class _Opener:
     def _notices(self, modules: Sequence[Module]) -> list[str]:
         remark = self.reading.dialect.remark(modules, self.sidecar)
         names: dict[str, list[str]] = {}
+        if self.alpha is not None and not self.alpha_used:
+            names[f"alpha {self.alpha:g} is not used, as the file says its own"] = [modules[0].name]
         for module in modules:
             for text in filter(None, (self.reading.dialect.notice(module), _rank_note(module))):
                 names.setdefault(text, []).append(module.name)
@@ -210,8 +240,8 @@ class _Opener:
             raise refusals.duplicate_key(self._file, name, list(members))
         shapes = {stored[r.role]: self.checkpoint.tensors[key].shape for key, r in members.items() if r.role in stored}
         numbers = {algorithm.numbers[r.role]: self._number(key) for key, r in members.items() if r.role not in stored}
-        if self.alpha is not None and algorithm.rank(shapes):
-            numbers.setdefault("alpha", self.alpha)
+        if self.alpha is not None and algorithm.rank(shapes) and "alpha" not in numbers:
+            numbers["alpha"], self.alpha_used = self.alpha, True
         return Draft(name, algorithm.name, shapes, numbers, partner)
 
     def _number(self, key: str) -> float:

@@ -6,7 +6,7 @@ from fluxsmith.adapters.algorithms import Algorithm
 from fluxsmith.adapters.detection import Reading
 from fluxsmith.adapters.dialects import Draft
 from fluxsmith.adapters.module import Target
-from fluxsmith.errors import IncompatibleError
+from fluxsmith.errors import IncompatibleError, did_you_mean
 from fluxsmith.layouts import Bound
 
 __all__ = [
@@ -15,11 +15,13 @@ __all__ = [
     "bad_number",
     "changes_nothing",
     "duplicate_key",
+    "is_model",
     "mixed_dialects",
     "mixed_layouts",
     "needs_base",
     "not_finite",
     "unfit_factors",
+    "unknown_component",
     "unknown_dialect",
     "unknown_module",
     "unmatched",
@@ -55,6 +57,27 @@ def unknown_dialect(file: str, keys: Collection[str], base: Bound | None, best: 
     )  # fmt: skip
 
 
+def is_model(file: str, family: str) -> IncompatibleError:
+    """A whole model where an adapter is wanted."""
+    return IncompatibleError(
+        "adapter.is-model",
+        f"{file} is a {family} model, not an adapter",
+        facts={"file": file},
+        fix="models are mixed by fluxsmith merge; fluxsmith extract TUNED BASE makes an adapter of two of them",
+    )
+
+
+def unknown_component(file: str, name: str, known: Collection[str]) -> IncompatibleError:
+    """A component that no model of the family has."""
+    return IncompatibleError(
+        "adapter.unknown-component",
+        f"`{name}` is no component that {file} could have",
+        facts={"file": file, "components": ", ".join(known)},
+        hint=did_you_mean(name, list(known)),
+        fix="name components of this family",
+    )
+
+
 def ambiguous(file: str, one: Reading, other: Reading) -> IncompatibleError:
     """Two readings that explain as much and mean different things."""
     return IncompatibleError(
@@ -75,7 +98,7 @@ def mixed_dialects(file: str, best: Reading, other: Reading) -> IncompatibleErro
             best.dialect.name: f"{len(best.keys)} keys, first {next(iter(best.keys))}",
             other.dialect.name: f"{len(rest)} more, first {rest[0]}",
         },
-        fix="split it into two files; or leave one part out with `ignore: [GLOB]`",
+        fix="split it into two files; or leave one part out with --ignore GLOB (in a recipe `ignore: [GLOB]`)",
     )
 
 
@@ -108,7 +131,7 @@ def duplicate_key(file: str, name: str, keys: Sequence[str]) -> IncompatibleErro
         "adapter.duplicate-key",
         f"several keys of {file} mean the same factor of `{name}`",
         facts={"file": file, "key": _shown(keys)},
-        fix="leave all but one of them out, with `ignore: [GLOB]`",
+        fix="leave all but one of them out, with --ignore GLOB (in a recipe `ignore: [GLOB]`)",
     )
 
 
@@ -132,10 +155,14 @@ def bad_number(file: str, key: str, shape: tuple[int, ...]) -> IncompatibleError
     )
 
 
-def changes_nothing(file: str) -> IncompatibleError:
-    """An adapter without a module."""
+def changes_nothing(file: str, dropped: Mapping[str, str]) -> IncompatibleError:
+    """An adapter without a module; `dropped` gives the rule that left out each of its keys."""
+    counts = {rule: list(dropped.values()).count(rule) for rule in dict.fromkeys(dropped.values())}
     return IncompatibleError(
-        "adapter.changes-nothing", f"{file} changes no tensor", facts={"file": file}, fix="leave it out, or name other components"
+        "adapter.changes-nothing",
+        f"{file} changes no tensor: " + ("its keys are all left out by rules" if dropped else "it has no keys"),
+        facts={"file": file, "left out": "\n".join(f"{count} keys by {rule}" for rule, count in counts.items()) or "none"},
+        fix="leave the adapter out, or the rules" if dropped else "leave the adapter out",
     )
 
 
@@ -192,8 +219,8 @@ def unmatched(
             "first": f"{first}" + (f"  (+{len(homeless) - 1}, {named})" if len(homeless) > 1 else f"  ({named})"),
             "why": "no dialect knows these keys" if strangers else _why(homeless, base, kept),
         },
-        fix="add `ignore: [GLOB]` to the adapter to drop them by rule" if strangers
-        else f"add `components: [{kept}]` to the adapter to drop them by rule, or give a model that has them",
+        fix="--ignore GLOB (in a recipe `ignore: [GLOB]`) drops them by rule" if strangers
+        else f"--components {kept} (in a recipe `components: [{kept}]`) drops them by rule; or give a model that has them",
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluxsmith.adapters.combining import Combination
+from fluxsmith.adapters.combining import Combination, untrained
 from fluxsmith.adapters.conversion import Conversion
 from fluxsmith.adapters.dialects import Dialect
 from fluxsmith.adapters.findings import Finding, blocks_of
@@ -71,6 +71,8 @@ def _write(
         for module, finding in made:
             writer.add(module)
             findings.append(finding)
+        if not findings and len(adapters) == 1:
+            raise untrained(adapters[0].checkpoint.reference)
         if not findings:
             raise IncompatibleError(
                 "adapter.changes-nothing", "the result changes nothing: all deltas add up to zero",

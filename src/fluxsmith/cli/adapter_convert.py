@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxsmith.cli.adapter_files import check_ignore, check_target, parts_from
 from fluxsmith.cli.console import Console, bytes_text
 from fluxsmith.cli.options import talk_options
 from fluxsmith.errors import UsageError, did_you_mean
@@ -52,10 +53,15 @@ def command(**arguments: Any) -> None:
     console: Console = a["console"]
     if a["rank"] and a["energy"]:
         raise UsageError("usage.rank-rule", "--rank and --energy exclude each other", fix="give one of them")
+    unused = [name for name in ("rank", "energy") if a[name] is not None and a["shape"] != "lora"]
+    if unused:
+        raise UsageError("usage.rank-rule", f"--{unused[0]} is for --as lora", fix=f"--as lora --{unused[0]} {a[unused[0]]}")
     dialect = _dialect(a["dialect"])
-    parts = tuple(filter(None, (a["components"] or "").split(",")))
+    check_target(a["output"], dialect)
+    parts = parts_from(a["components"])
     base = _base(a["base"]) if a["base"] else None
     adapter = open_adapter(open_reference(a["reference"], download=True), base=base, components=parts, ignore=a["ignore"])
+    check_ignore([adapter], a["ignore"])
     options = {name: a[name] for name in ("dtype", "base", "shape", "rank", "energy") if a[name]}
     for note in adapter.notes:
         console.warn(note)

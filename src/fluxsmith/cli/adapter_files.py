@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxsmith.cli.console import Console, bytes_text, table
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from fluxsmith.adapters.rewriting import Rewritten
     from fluxsmith.layouts import Bound
 
-__all__ = ["open_base", "open_file", "show_rewritten", "written_dialect"]
+__all__ = ["check_ignore", "check_target", "open_base", "open_file", "parts_from", "show_rewritten", "weights_from", "written_dialect"]
 
 
 def open_file(reference: str, base: Bound | None, ignore: Sequence[str], console: Console) -> Adapter:
@@ -26,6 +28,48 @@ def open_file(reference: str, base: Bound | None, ignore: Sequence[str], console
     for note in adapter.notes:
         console.warn(f"{reference}: {note}")
     return adapter
+
+
+def check_ignore(adapters: Sequence[Adapter], ignore: Sequence[str]) -> None:
+    """Raise UsageError where a glob of `--ignore` matches no key of any of the adapters."""
+    from fluxsmith.adapters.opening import idle_globs
+
+    idle = idle_globs((adapter.checkpoint, ignore) for adapter in adapters)
+    if idle:
+        files = ", ".join(adapter.checkpoint.reference for adapter in adapters)
+        raise UsageError(
+            "usage.ignore",
+            f"--ignore {idle[0]} matches no key of {files}",
+            fix="leave it out; fluxsmith inspect FILE --keys '*' shows the keys",
+        )
+
+
+def check_target(target: Path, dialect: Dialect) -> None:
+    """Raise UsageError where the name of an output says that it is something else than the adapter that will be written."""
+    folder = dialect.writing is not None and dialect.writing.folder
+    if folder and target.suffix == ".safetensors":
+        raise UsageError("usage.needs-a-folder", f"{dialect.name} is a folder, {target} is a file", fix=f"-o {target.with_suffix('')}")
+    if not folder and target.suffix != ".safetensors":
+        fix = f"-o {target.with_suffix('.safetensors')}"
+        raise UsageError("usage.needs-a-file", f"{dialect.name} is one .safetensors file, {target} is none", fix=fix)
+
+
+def parts_from(text: str | None) -> tuple[str, ...]:
+    """The names of `--components A,B`; none where it is not given. Raises UsageError where it names nothing."""
+    parts = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is not None and not parts:
+        raise UsageError("usage.components", "--components names none", fix="--components transformer")
+    return parts
+
+
+def weights_from(given: Sequence[float], count: int) -> list[float]:
+    """`-w`, once for every adapter or once for all; raises UsageError for another number of them, NaN and infinity."""
+    if len(given) not in (0, 1, count):
+        fix = "give one -w for all of them, or one for each"
+        raise UsageError("usage.weights", f"{len(given)} weights are given for {count} adapters", fix=fix)
+    if not all(isfinite(weight) for weight in given):
+        raise UsageError("usage.weights", f"a weight is no finite number: {', '.join(map(str, given))}", fix="-w 0.8")
+    return list(given) * (count if len(given) == 1 else 1) or [1.0] * count
 
 
 def open_base(reference: str | None) -> Bound | None:

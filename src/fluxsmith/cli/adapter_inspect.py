@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fluxsmith.cli.adapter_files import parts_from
 from fluxsmith.cli.console import Console, bytes_text, table
 from fluxsmith.cli.options import talk_options
 from fluxsmith.io.dtypes import DTYPES
@@ -43,7 +44,7 @@ def command(reference: str, base: str | None, components: str | None, ignore: tu
     from fluxsmith.layouts.detection import open_model
 
     bound = open_model(open_reference(base, download=stats), known_tables()) if base else None
-    parts = tuple(filter(None, (components or "").split(",")))
+    parts = parts_from(components)
     found = inspect_adapter(open_reference(reference, download=stats), base=bound, components=parts, ignore=ignore)
     if stats:
         found = replace(found, norms=module_norms(found, bound))
@@ -55,7 +56,7 @@ def summary(found: AdapterInspection, *, verbose: bool = False) -> str:
     adapter, checkpoint = found.adapter, found.checkpoint
     types = ", ".join(DTYPES[name].short if name in DTYPES else name for name in sorted(checkpoint.dtypes))
     rows = [
-        ("what", f"an adapter for {adapter.family}" if adapter else "an adapter"),
+        ("what", _what(found)),
         ("dialect", _dialects(found)),
         ("layout", ", ".join(f"{layout} ({component})" for component, layout in found.layouts.items())),
         ("size", f"{len(found.modules)} modules of {len(checkpoint.tensors)} tensors, {bytes_text(checkpoint.nbytes)}, {types}"),
@@ -75,6 +76,12 @@ def summary(found: AdapterInspection, *, verbose: bool = False) -> str:
         norms = [(block, len(found.blocks[block]), "needs --base" if n is None else f"{n:.4g}") for block, n in found.norms.items()]
         lines += ["", table(norms, ("block", "modules", "norm of the delta"))]
     return "\n".join(lines)
+
+
+def _what(found: AdapterInspection) -> str:
+    if found.adapter is not None:
+        return f"an adapter for {found.adapter.family}"
+    return "no adapter" if found.error is not None and found.error.code == "adapter.is-model" else "an adapter"
 
 
 def _dialects(found: AdapterInspection) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fluxsmith.cli.adapter_files import open_base, open_file, show_rewritten, written_dialect
+from fluxsmith.cli.adapter_files import check_ignore, check_target, open_base, open_file, show_rewritten, written_dialect
 from fluxsmith.cli.options import talk_options
 from fluxsmith.cli.rank_options import rank_options, rule_from
 from fluxsmith.errors import UsageError
@@ -41,7 +41,9 @@ def command(**arguments: Any) -> None:
         raise UsageError("usage.rank-rule", "say which rank is wanted", fix="--rank 16, or --energy 0.95")
     base = open_base(a["base"])
     adapter = open_file(a["reference"], base, a["ignore"], a["console"])
+    check_ignore([adapter], a["ignore"])
     dialect = written_dialect(a["dialect"], [adapter])
+    check_target(a["output"], dialect)
     options = {rule.kind: rule.value, "multiple": rule.multiple, "base": a["base"]}
     done = resize(adapter, a["output"], dialect, rule, base=base, dtype=a["dtype"], force=a["force"], options=options)
     show_rewritten(done, a["console"])

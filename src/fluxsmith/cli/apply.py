@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from fluxsmith.cli.adapter_files import parts_from, weights_from
 from fluxsmith.cli.options import output_options, run_options, settings_from, talk_options, with_options
 from fluxsmith.cli.running import run_and_show
-from fluxsmith.errors import UsageError
 
 __all__ = ["command"]
 
@@ -47,23 +47,15 @@ def command(**arguments: Any) -> None:
     from fluxsmith.recipes.recipe import Recipe
 
     a = arguments
-    parts = tuple(filter(None, (a["components"] or "").split(",")))
+    parts = parts_from(a["components"])
     root: Expression = model(a["base"], name="base")
-    for name, reference, weight in zip(_names(a["adapters"]), a["adapters"], _weights(a["weights"], len(a["adapters"])), strict=True):
+    for name, reference, weight in zip(_names(a["adapters"]), a["adapters"], weights_from(a["weights"], len(a["adapters"])), strict=True):
         root = root + weight * adapter(reference, name=name, components=parts, ignore=a["ignore"], alpha=a["alpha"])
     recipe = with_options(Recipe(root), a["layout"], a["dtype"], a["shard_size"], a["unquantised"])
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"], verb="apply",
         resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=not a["no_report"],
     )  # fmt: skip
-
-
-def _weights(given: Sequence[float], count: int) -> list[float]:
-    if len(given) not in (0, 1, count):
-        raise UsageError(
-            "usage.weights", f"{len(given)} weights are given for {count} adapters", fix="give one -w for all of them, or one for each"
-        )
-    return list(given) * (count if len(given) == 1 else 1) or [1.0] * count
 
 
 def _names(references: Sequence[str]) -> list[str]:

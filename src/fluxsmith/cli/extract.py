@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fluxsmith.cli.adapter_files import check_target, parts_from
 from fluxsmith.cli.console import Console, bytes_text, table
 from fluxsmith.cli.options import read_wish, settings_from, talk_options
 from fluxsmith.cli.rank_options import rank_options, rule_from
@@ -57,12 +59,14 @@ def command(**arguments: Any) -> None:
 
     One matrix is in memory at a time. Ctrl-C once stops and keeps what is done; the same command with --resume goes on.
     """
+    from fluxsmith.adapters.dialects import DIALECTS
     from fluxsmith.cli.progress import RunDisplay
     from fluxsmith.engine.extraction import extract
 
     a = arguments
     console: Console = a["console"]
     wish = _wish(a)
+    check_target(a["output"], DIALECTS[wish.dialect])
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
     with RunDisplay(console, "extract") as display:
         done = extract(
@@ -77,6 +81,9 @@ def _recipe(a: dict[str, Any]) -> Recipe:
     from fluxsmith.recipes.recipe import Guidance, Recipe
 
     if a["base"] is None:
+        if os.path.isdir(a["tuned"]) or a["tuned"].endswith((".safetensors", ".gguf", ".ckpt", ".pt", ".bin")):
+            fix = f"fluxsmith extract {a['tuned']} BASE -o {a['output']}"
+            raise UsageError("usage.no-base", f"{a['tuned']} is given alone: an adapter is its difference from a base", fix=fix)
         if a["components"]:
             raise UsageError("usage.components", "--components is for two checkpoints; a recipe names those of each model")
         return read_wish(a["tuned"], a["models"], None, (), a["guidance"], None)
@@ -85,7 +92,7 @@ def _recipe(a: dict[str, Any]) -> Recipe:
             "usage.model-of-no-formula", "-m names models of a formula, but two checkpoints are given", fix='"tuned - base" -m ...'
         )
     guidance = Guidance.parse(a["guidance"]) if a["guidance"] else None
-    parts = tuple(filter(None, (a["components"] or "").split(",")))
+    parts = parts_from(a["components"])
     root = model(a["tuned"], name="tuned", components=parts) - model(a["base"], name="base", components=parts)
     return Recipe(root, guidance=guidance, title=a["output"].stem)
 
@@ -99,6 +106,8 @@ def _wish(a: dict[str, Any]) -> Wish:
         if unfit:
             flag = unfit.replace("_", "-")
             raise UsageError("usage.rank-rule", f"--{flag} is for --algo lora, not {a['algo']}", fix=f"leave --{flag} out")
+    if a["algo"] != "lora" and a["rank_multiple"] != 1:
+        raise UsageError("usage.rank-rule", f"--rank-multiple is for --algo lora, not {a['algo']}", fix="leave --rank-multiple out")
     if a["factor"] is not None and a["algo"] != "lokr":
         raise UsageError("usage.factor", "--factor is for --algo lokr", fix="--algo lokr")
     rule = rule_from(a, default=32)

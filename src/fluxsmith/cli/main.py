@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import ClassVar
@@ -110,7 +111,16 @@ def _usage_error(error: click.ClickException) -> UsageError:
     """What click objects to, in our own shape."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "fluxsmith"
-    return UsageError("usage.arguments", error.format_message().rstrip("."), fix=f"{command} --help")
+    return UsageError("usage.arguments", error.format_message().rstrip("."), hint=_nearest_choice(error), fix=f"{command} --help")
+
+
+def _nearest_choice(error: click.ClickException) -> str | None:
+    """The one of an option's words that was probably meant."""
+    from fluxsmith.errors import did_you_mean
+
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+    given = re.match(r"'(.*)' is not one of", error.message)
+    return did_you_mean(given[1], [str(choice) for choice in kind.choices]) if isinstance(kind, click.Choice) and given else None
 
 
 def _show(error: FluxsmithError, *, as_json: bool) -> None:

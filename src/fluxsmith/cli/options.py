@@ -72,7 +72,7 @@ output_options = _all(
     ),
     click.option(
         "--dtype",
-        type=click.Choice(OUTPUT_TYPES),
+        type=click.Choice(OUTPUT_TYPES, case_sensitive=False),
         metavar="TYPE",
         help=f"Type of the output (default: as the inputs). Plain: {', '.join(WRITABLE)}. Quantised: {', '.join(SCHEMES)}.",
     ),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.module import Adapter as Opened
 from fluxsmith.adapters.module import Module
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.opening import idle_globs, open_adapter
 from fluxsmith.engine.lineage import license_of
 from fluxsmith.engine.plan import Adapt, Input, Job, Part, Plan
 from fluxsmith.errors import IncompatibleError, RecipeError
@@ -44,7 +44,20 @@ def bind_adapters(
             checkpoint = open_reference(node.reference, download=True)
         opened = open_adapter(checkpoint, base=base, components=node.components, ignore=node.ignore, alpha=node.alpha)
         found[node.name] = BoundAdapter(node, opened, _parts(opened))
+    _check_ignore(found)
     return found
+
+
+def _check_ignore(bounds: Mapping[str, BoundAdapter]) -> None:
+    idle = idle_globs((bound.opened.checkpoint, bound.node.ignore) for bound in bounds.values())
+    if idle:
+        bound = next(bound for bound in bounds.values() if idle[0] in bound.node.ignore)
+        raise RecipeError(
+            "recipe.selector-without-match",
+            f"`{idle[0]}`, which is to be ignored, matches no key of {bound.opened.checkpoint.reference}",
+            at=bound.node.at,
+            fix="leave it out; fluxsmith inspect FILE --keys '*' shows the keys",
+        )
 
 
 def widened(pattern: Bound, adapters: Mapping[str, BoundAdapter]) -> Bound:

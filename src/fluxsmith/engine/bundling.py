@@ -47,7 +47,7 @@ def bundle_recipe(files: Mapping[str, str], open_reference: Callable[[str], Chec
         raise IncompatibleError(
             "bundle.missing-component",
             "no transformer (or UNet) is given, so it is not known whose components these are",
-            facts={"given": ", ".join(files)},
+            facts={"given": ", ".join(files) or "nothing"},
             fix="--transformer FILE, or unet=FILE",
         )
     _check_components(table, files)
@@ -101,7 +101,7 @@ def _check_components(table: Table, files: Mapping[str, str]) -> None:
     if missing:
         raise IncompatibleError(
             "bundle.missing-component",
-            f"an all-in-one file of {table.family} has {', '.join(table.components)}, of which {', '.join(missing)} is not given",
+            f"an all-in-one file of {table.family} has {', '.join(table.components)}; not given: {', '.join(missing)}",
             facts={"given": ", ".join(files), "missing": ", ".join(missing)},
             fix=" ".join(f"{name}=FILE" for name in missing),
         )

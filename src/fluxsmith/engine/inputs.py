@@ -90,7 +90,14 @@ def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
     """All inputs of one family and one size; the one with the most tensors is the pattern of the result."""
     bounds = weight_inputs(bounds, recipe)
     if not bounds:
-        raise RecipeError("recipe.no-models", "the recipe names no model", fix="name a checkpoint: -m NAME=FILE")
+        named = ", ".join(adapter.name for adapter in recipe.adapters())
+        fix = (
+            f"add them to one: base + {named}; adapters alone are for fluxsmith adapter merge"
+            if named
+            else "name a checkpoint: -m NAME=FILE"
+        )
+        what = f"the recipe names no model, only adapters: {named}" if named else "the recipe names no model"
+        raise RecipeError("recipe.no-models", what, fix=fix)
     names = list(bounds)
     first = bounds[names[0]]
     for name in names[1:]:

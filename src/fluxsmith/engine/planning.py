@@ -32,6 +32,7 @@ from fluxsmith.recipes.formula import show
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
 from fluxsmith.recipes.schedules import Schedule, block_orders, shown_blocks
+from fluxsmith.recipes.selectors import Selector
 
 __all__ = ["make_plan"]
 
@@ -200,13 +201,22 @@ class _Planner:
             wanted += [selector for value in _numbers_in(root) if isinstance(value, Schedule) for selector, _ in value.entries]
         unmatched = [selector for selector in wanted if selector.text not in used]
         if unmatched:
+            owner = self._adapter_with(unmatched[0])
+            which = f"that the adapter `{owner}` changes" if owner else f"of this {self.pattern.family} model"
             raise RecipeError(
                 "recipe.selector-without-match",
-                f"`{unmatched[0].text}` matches no tensor of this {self.pattern.family} model",
+                f"`{unmatched[0].text}` matches no tensor {which}",
                 at=unmatched[0].at,
                 facts={"blocks": ", ".join(shown_blocks(self.pattern.spec.values()))},
                 fix="fluxsmith inspect FILE --keys '*' shows the names",
             )
+
+    def _adapter_with(self, selector: Selector) -> str:
+        """The adapter in whose weight a selector stands that matches some tensor of the model, though none of its own."""
+        if not any(selector.matches(t, part) for t in self.pattern.spec.values() for part in (None, *(s.name for s in t.segments))):
+            return ""
+        weights = {adapter.name: adapter.weight for adapter in self.recipe.adapters()}
+        return next((name for name, w in weights.items() if isinstance(w, Schedule) and selector in (s for s, _ in w.entries)), "")
 
     def _inputs(self, jobs: Sequence[Job]) -> tuple[Input, ...]:
         """What becomes of every input's tensors; raises RecipeError where an input contributes nothing."""
@@ -347,7 +357,7 @@ class _Planner:
             notes.append("an input has the FLUX.1-dev licence, so the result is non-commercial")
         if self.pattern.layout == "structural" and self.pattern.family != "structural":
             notes.append(f"these look like {self.pattern.family} files; they are merged key by key, without layouts or blocks")
-        return tuple(notes)
+        return (*notes, *(f"{name}: {note}" for name, bound in self.adapters.items() for note in bound.opened.notes))
 
 
 def _numbers_in(root: Expression) -> Iterator[Any]:

@@ -102,9 +102,10 @@ def settled(recipe: Recipe, sources: Sequence[Source], open_checkpoint: Opener) 
     everyone = {**owners, **{source.name: source.owners for source in sources}}
     table = next((found.table for found in everyone.values() if found.table is not None and not found.alone), None)
     if table is None:
+        files = ", ".join(model.reference for model in recipe.models())
         raise IncompatibleError(
             "rest.no-family",
-            f"none of {', '.join(everyone)} has a transformer or UNet of a known family, so nothing tells the places of the others",
+            f"none of {files} has a transformer or UNet of a known family, so nothing tells the places of the others",
             fix="name an all-in-one file, or the transformer's own file",
         )
     for source in sources:

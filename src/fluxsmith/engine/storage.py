@@ -154,7 +154,10 @@ class Storage:
             return frozenset()
         for selector in options.unquantised:
             if not any(selector.matches(tensor) for tensor in tensors):
-                raise RecipeError("recipe.selector-without-match", f"`{selector.text}` matches no tensor of this model", at=selector.at)
+                fix = "fluxsmith inspect FILE --keys '*' shows the names"
+                raise RecipeError(
+                    "recipe.selector-without-match", f"`{selector.text}` matches no tensor of this model", at=selector.at, fix=fix
+                )
         found = frozenset(t.name for t in tensors if self._fits(t) and not any(s.matches(t) for s in options.unquantised))
         if not found:
             raise IncompatibleError(

@@ -29,7 +29,7 @@ FOREIGN: tuple[tuple[str, str, str], ...] = (
     ("chroma", r"(^|\.)distilled_guidance_layer\.", "Chroma is not FLUX.1: it has no modulation layers"),
     ("flux2", r"(^|\.)single_stream_modulation\.(lin|linear)\.weight$", "FLUX.2 merges only with FLUX.2"),
     ("an adapter (LoRA and its kin)", r"\.(lora_(A|B|down|up)(\.[^.]+)?\.weight|lokr_w[12](_[ab])?|hada_w[12]_[ab]|dora_scale)$",
-     "an adapter is a delta, not a model"),
+     "an adapter is a delta: fluxsmith apply ADAPTER -b MODEL, or `model + 0.8*adapter`"),
     ("sdxl", r"(^|\.)conditioner\.embedders\.|label_emb\.0\.0\.weight$", "merge SDXL with SDXL"),
 )  # fmt: skip
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any, cast
 from typing import Literal as Word
@@ -115,6 +116,12 @@ class Adapter(Expression):
     alpha: float | None = None
     at: Position | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.weight, (int, float)) and not isfinite(self.weight):
+            raise RecipeError("recipe.bad-value", f"the weight of `{self.name}` is {self.weight}", at=self.at, fix="give a finite number")
+        if self.alpha is not None and not 0 < self.alpha < float("inf"):
+            raise RecipeError("recipe.bad-value", f"the alpha of `{self.name}` is {self.alpha}", at=self.at, fix="give a number above zero")
+
     @property
     def space(self) -> str:
         return "delta"
@@ -213,8 +220,12 @@ class Combination(Expression):
             "recipe.wrong-space",
             f"the coefficients of a sum of weights add up to {total:g}: neither a weight (1) nor a delta (0)",
             facts={"formula": _formula(self)},
-            fix="make them sum to 1, or subtract a base from each model",
+            fix="make them sum to 1, or subtract a base from each model" + self._about_adapters(),
         )
+
+    def _about_adapters(self) -> str:
+        names = [node.name for node, _ in self.terms if isinstance(node, Adapter)]
+        return f"; the adapter {names[0]} is a delta, which does not count: `base + 0.5*{names[0]}`" if names else ""
 
 
 def walk(root: Expression) -> list[Expression]:
@@ -248,8 +259,13 @@ def children(node: Expression) -> Sequence[Expression]:
 
 def is_adapters(node: Expression) -> bool:
     """Whether a delta is made of adapters alone: it is zero for tensors that none of them changes."""
-    leaves = [leaf for leaf in walk(node) if not children(leaf) or isinstance(leaf, Adapter)]
-    return node.space == "delta" and all(isinstance(leaf, Adapter) for leaf in leaves)
+    return node.space == "delta" and all(isinstance(leaf, Adapter) for leaf in _summands(node))
+
+
+def _summands(node: Expression) -> list[Expression]:
+    """What a delta is made of; the base that an adapter reads is no part of it."""
+    inner = () if isinstance(node, Adapter) else children(node)
+    return [leaf for child in inner for leaf in _summands(child)] if inner else [node]
 
 
 def inputs_of(method: Method, count: int) -> list[Input]:
@@ -333,6 +349,7 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not abs(float(value)) < float("inf"):
         what = label(value) if isinstance(value, Expression) else repr(value)
         fix = "models are added; a delta is multiplied by a mask with fs.multiply(delta, mask)"
+        fix = fix if isinstance(value, Expression) else "give a finite number"
         raise RecipeError("recipe.bad-formula", f"a model is multiplied by a finite number, not by {what}", fix=fix)
     return float(value)
 

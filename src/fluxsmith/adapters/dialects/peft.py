@@ -62,7 +62,8 @@ def _settings(draft: Draft, sidecar: Sidecar) -> Mapping[str, float]:
         "adapter.missing-sidecar",
         f"there is no {ADAPTER_CONFIG} beside it, which alone says how strong it is",
         facts={"expected": f"{ADAPTER_CONFIG} in the same folder"},
-        fix=f"download {ADAPTER_CONFIG} of the same repository, too, and give the folder; or say `alpha: NUMBER` of the adapter",
+        fix=f"download {ADAPTER_CONFIG} of the same repository, too, and give the folder; "
+        "or apply it with --alpha NUMBER (in a recipe `alpha: NUMBER`)",
     )
 
 
