@@ -1,51 +1,38 @@
-"""Extraction: the time of one large matrix, and its residual as a ratio to the optimum of Eckart and Young.
+"""Extraction: one large matrix of several spectra, and a whole model."""
 
-python -m benchmarks.rows.extraction [SIDE] [RANK]
-"""
+import json
 
-import math
-import sys
-import time
-
-import torch
-
-from fluxsmith.adapters.factorise import low_rank
-from fluxsmith.adapters.rank import RankRule
+from benchmarks.bench import Bench, Row, Section
+from benchmarks.measure import Program
 
 __all__ = ["measure"]
 
-
-def _spectra(side: int, rank: int) -> dict[str, torch.Tensor]:
-    """Singular values, largest first, that are easy, hard, and like those of fine-tunes."""
-    place = torch.arange(1, side + 1, dtype=torch.float64)
-    return {
-        "exactly of that rank, and noise": torch.where(place <= rank, 1.0, 1e-3).double(),
-        "1/i": 1 / place,
-        "1/sqrt(i)": place**-0.5,
-        "0.99^i": 0.99**place,
-        "all equal": torch.ones(side, dtype=torch.float64),
-        "twice the rank equal": torch.where(place <= 2 * rank, 1.0, 0.5 / place),
-    }
+RANK = 32
+SIDE = {"tiny": 256}
+SECONDS, RATIO = 2.0, 1.01
 
 
-def _rotation(side: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(side, side, generator=generator)).Q
+def measure(bench: Bench) -> Section:
+    """Seconds and residual of rank 32 for one matrix; time and memory of a whole extraction."""
+    side = SIDE.get(bench.shape, 3072)
+    found: list[tuple[str, float, float]] = [
+        tuple(json.loads(line)) for line in bench.python("benchmarks.low_rank", side, RANK).splitlines()
+    ]
+    rows: list[Row] = []
+    for name, seconds, ratio in found:
+        what = f"rank {RANK} of {side} x {side}, singular values {name}"
+        rows.append(Row(f"{what}: time", f"at most {SECONDS:g} s", f"{seconds:.2f} s", bench.verdict(seconds <= SECONDS)))
+        rows.append(Row(f"{what}: residual / optimum", f"at most {RATIO:g}", f"{ratio:.4f}", ratio <= RATIO))
+    return Section([*rows, *_whole(bench)])
 
 
-def measure(side: int = 3072, rank: int = 32) -> list[tuple[str, float, float]]:
-    """(spectrum, seconds, residual / optimum) of a square matrix."""
-    u, v = _rotation(side, 0), _rotation(side, 1)
-    rows: list[tuple[str, float, float]] = []
-    for name, spectrum in _spectra(side, rank).items():
-        matrix = (u * spectrum.float()) @ v.T
-        begin = time.perf_counter()
-        found = low_rank(matrix, RankRule("rank", rank), key=name)
-        seconds = time.perf_counter() - begin
-        rows.append((name, seconds, math.sqrt(found.residual / float(spectrum[rank:].square().sum()))))
-    return rows
-
-
-if __name__ == "__main__":
-    for name, seconds, ratio in measure(*map(int, sys.argv[1:3])):
-        print(f"{name:32s} {seconds:6.2f} s   residual / optimum {ratio:.5f}", flush=True)
+def _whole(bench: Bench) -> list[Row]:
+    """All matrices of a model whose delta is noise, which no rank holds: the slowest case."""
+    a, b = bench.file("a"), bench.file("b")
+    out = bench.output("extracted.safetensors")
+    words = ["extract", a, b, "-o", out, "--rank", RANK, "--threads", bench.cores, "--force", "--quiet"]
+    runs = bench.run("extraction", [Program("whole", bench.fluxsmith(*words), [a, b], out)], 1)["whole"]
+    return [
+        Row(f"extraction of a whole model, rank {RANK}, a delta of noise", "", f"{runs.wall:.0f} s"),
+        Row("its peak RSS", "", f"{runs.peak / 1e6:.0f} MB"),
+    ]
