@@ -97,7 +97,7 @@ def written_dialect(name: str | None, adapters: Sequence[Adapter]) -> Dialect:
 
 def show_rewritten(done: Rewritten, console: Console) -> None:
     """What was written, and what of every block was kept where something was lost."""
-    from fluxsmith.adapters.findings import blocks_of
+    from fluxsmith.adapters.findings import blocks_of, kept_share
 
     for note in done.notes:
         console.warn(note)
@@ -110,8 +110,8 @@ def show_rewritten(done: Rewritten, console: Console) -> None:
             for name, b in blocks.items()
         ]
         lines.append(table(rows, ("block", "modules", "rank", "kept", "norm", "lost")))
-    kept = 1 - residual / energy if residual else 1.0
-    share = f"{kept:.2%} of the energy kept" if residual else "exact"
+    kept = kept_share(energy, residual)
+    share = f"{kept:.2%} of the norm kept" if residual else "exact"
     lines += [f"done   {written.modules} modules, {share}, {bytes_text(written.nbytes)}", f"       {written.path}"]
     console.data("\n".join(lines), {
         "output": str(written.path), "dialect": written.dialect, "modules": written.modules, "tensors": written.tensors,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fluxsmith.engine.extraction import Extracted, Wish
     from fluxsmith.recipes.recipe import Recipe
 
-__all__ = ["command", "show_extracted"]
+__all__ = ["command", "run_extraction", "show_extracted"]
 
 _OF_LAYOUT = {"bfl": "kohya", "diffusers": "diffusers"}
 
@@ -60,19 +60,23 @@ def command(**arguments: Any) -> None:
     One matrix is in memory at a time. Ctrl-C once stops and keeps what is done; the same command with --resume goes on.
     """
     from fluxsmith.adapters.dialects import DIALECTS
-    from fluxsmith.cli.progress import RunDisplay
-    from fluxsmith.engine.extraction import extract
 
     a = arguments
-    console: Console = a["console"]
     wish = _wish(a)
     check_target(a["output"], DIALECTS[wish.dialect])
     settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
+    run_extraction(
+        _recipe(a), a["output"], wish, a["console"], settings=settings, resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"]
+    )
+
+
+def run_extraction(recipe: Recipe, output: Path, wish: Wish, console: Console, **options: Any) -> None:
+    """Extract under the eyes of the user: progress, then what was kept; options are those of engine.extract."""
+    from fluxsmith.cli.progress import RunDisplay
+    from fluxsmith.engine.extraction import extract
+
     with RunDisplay(console, "extract") as display:
-        done = extract(
-            _recipe(a), a["output"], wish, settings=settings, resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"],
-            observer=display,
-        )  # fmt: skip
+        done = extract(recipe, output, wish, observer=display, **options)
     show_extracted(done, console)
 
 
@@ -135,7 +139,7 @@ def _dialect(name: str | None, layout: str | None) -> str:
 
 
 def show_extracted(done: Extracted, console: Console) -> None:
-    from fluxsmith.adapters.findings import LEFT_OUT, blocks_of
+    from fluxsmith.adapters.findings import LEFT_OUT, blocks_of, kept_share
 
     written, blocks = done.written, blocks_of(done.findings)
     for note in (*done.plan.notes, *written.notes):
@@ -151,11 +155,11 @@ def show_extracted(done: Extracted, console: Console) -> None:
         for name, b in blocks.items()
     ]
     energy, residual = sum(f.energy for f in done.findings), sum(f.residual for f in done.findings)
-    kept = 1 - residual / energy
+    kept = kept_share(energy, residual)
     left = ", ".join(f"{count} {reason}" for reason, count in {"without difference": done.equal, **done.left_out}.items() if count)
     text = [
         table(rows, ("block", "modules", "rank", "kept", "norm", "lost", "rounding")),
-        f"done   {written.modules} modules, {kept:.2%} of the energy kept, {bytes_text(written.nbytes)}" + (f" ({left})" if left else ""),
+        f"done   {written.modules} modules, {kept:.2%} of the norm kept, {bytes_text(written.nbytes)}" + (f" ({left})" if left else ""),
         f"       {written.path}",
     ]
     console.data("\n".join(text), {

@@ -17,7 +17,7 @@ __all__ = ["command"]
 @run_options
 @talk_options
 def command(**arguments: Any) -> None:
-    """Make a checkpoint again from the recipe that it carries, after checking the hashes of its inputs.
+    """Make a checkpoint, or an extracted adapter, again from the recipe that it carries, after checking the hashes of its inputs.
 
     The result is compared with the original, byte for byte.
 
@@ -25,7 +25,9 @@ def command(**arguments: Any) -> None:
     fluxsmith reproduce merged.safetensors -o again.safetensors
     fluxsmith reproduce ./merged -o ./again -m krea=/other/disk/krea
     """
+    from fluxsmith.cli.extract import run_extraction
     from fluxsmith.cli.running import run_and_show
+    from fluxsmith.engine.extraction import recorded_wish
     from fluxsmith.engine.reproduction import check_inputs, recorded_recipe
     from fluxsmith.errors import IncompatibleError
     from fluxsmith.io.hashing import content_hash
@@ -37,10 +39,17 @@ def command(**arguments: Any) -> None:
     recipe = recorded_recipe(original, named)
     compared = check_inputs(original, recipe)
     a["console"].talk(f"inputs  {compared} files have the recorded hashes")
-    run_and_show(
-        recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), a["console"],
-        verb="reproduce", resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=False,
-    )  # fmt: skip
+    settings = settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"])
+    wish = recorded_wish(original.metadata)
+    if wish is not None:
+        run_extraction(
+            recipe, a["output"], wish, a["console"], settings=settings, resume=a["resume"], force=a["force"], allow_pickle=a["allow_pickle"]
+        )
+    else:
+        run_and_show(
+            recipe, a["output"], settings, a["console"], verb="reproduce", resume=a["resume"], force=a["force"],
+            allow_pickle=a["allow_pickle"], sha256=a["sha256"], report=False,
+        )  # fmt: skip
     again = open_reference(str(a["output"]), download=False)
     hashes = [[content_hash(file.path) for file in c.files] for c in (original, again)]
     if hashes[0] != hashes[1]:

@@ -21,7 +21,8 @@ from fluxsmith.adapters.factorise import low_rank_elements
 from fluxsmith.adapters.findings import LEFT_OUT, Finding, blocks_of
 from fluxsmith.adapters.module import Target
 from fluxsmith.adapters.places import targets_of
-from fluxsmith.adapters.provenance import adapter_metadata
+from fluxsmith.adapters.provenance import adapter_metadata, recorded
+from fluxsmith.adapters.rank import RankRule
 from fluxsmith.adapters.writing import AdapterWriter, Written
 from fluxsmith.engine.deltas import Deltas
 from fluxsmith.engine.execution import Settings
@@ -39,7 +40,9 @@ from fluxsmith.layouts import Canonical
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.selectors import Selector
 
-__all__ = ["Extracted", "Wish", "extract"]
+__all__ = ["Extracted", "Wish", "extract", "recorded_wish"]
+
+_RECORD = "fluxsmith.extraction"  # what was asked for and found, as JSON
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def extract(
         _run(plan, units, wish, settings or Settings(), scratch, observer or Silent())
         found = hashes.wait()
         check_unchanged(plan)
-        return _write(plan, units, wish, output, force, scratch, left_out, found)
+        return _write(plan, units, wish, output, force, scratch, left_out, found, recipe.metadata)
     except (Interrupted, KeyboardInterrupt):
         hashes.cancel()
         if not resumable:
@@ -227,9 +230,9 @@ def _shown(plan: Plan, units: Mapping[str, Canonical]) -> Plan:
 
 def _write(
     plan: Plan, units: Mapping[str, Canonical], wish: Wish, output: Path, force: bool, scratch: Scratch,
-    left_out: Mapping[str, int], hashes: Mapping[str, str],
+    left_out: Mapping[str, int], hashes: Mapping[str, str], given: Mapping[str, str],
 ) -> Extracted:  # fmt: skip
-    """All pieces in the dialect, in the order of the plan."""
+    """All pieces in the dialect, in the order of the plan; `given` are the metadata of a file that is made again."""
     dialect = DIALECTS[wish.dialect]
     findings: list[Finding] = []
     equal = 0
@@ -246,7 +249,8 @@ def _write(
                 "adapter.changes-nothing", "the two are equal: there is nothing to extract",
                 facts={i.name: i.reference for i in plan.inputs}, fix="name the tuned checkpoint first, then its base",
             )  # fmt: skip
-        written = writer.commit({**fill_hashes(plan.metadata, plan.inputs, hashes), **extraction_metadata(plan, wish, findings)})
+        own = {**fill_hashes(plan.metadata, plan.inputs, hashes), **extraction_metadata(plan, wish, findings)}
+        written = writer.commit(dict(given) or own)
     scratch.remove()
     return Extracted(written, plan, tuple(findings), equal, left_out, hashes)
 
@@ -258,13 +262,24 @@ def extraction_metadata(plan: Plan, wish: Wish, findings: Sequence[Finding]) -> 
     rank = str(max(ranks, default=0)) if len(set(ranks)) < 2 else "Dynamic"
     made = {
         "algorithm": wish.options.algorithm, "rule": rule.kind, "value": rule.value, "multiple": rule.multiple,
-        "dialect": wish.dialect, "full_residual": wish.options.full_residual,
+        "factor": wish.options.factor, "full_residual": wish.options.full_residual, "legacy_clamp": wish.options.legacy_clamp,
+        "dialect": wish.dialect, "dtype": wish.dtype, "select": list(wish.select), "biases": wish.biases,
     }  # fmt: skip
     title = plan.title or "fluxsmith extraction"
     options = {"dtype": wish.dtype, "select": wish.select, **wish.recorded}
     data = adapter_metadata(plan.family, DIALECTS[wish.dialect], title=title, command=wish.command, options=options)
-    data |= {"fluxsmith.extraction": json.dumps({**made, "blocks": blocks_of(findings)}, separators=(",", ":"))}
+    data |= {_RECORD: json.dumps({**made, "blocks": blocks_of(findings)}, separators=(",", ":"))}
     if DIALECTS[wish.dialect].vocabulary == "lycoris":
         module = "networks.lora_flux" if wish.options.algorithm == "lora" and plan.family == "flux1" else "lycoris.kohya"
         data |= {"ss_network_module": module, "ss_network_dim": rank, "ss_network_alpha": rank}
     return data
+
+
+def recorded_wish(metadata: Mapping[str, str]) -> Wish | None:
+    """The wish by which `fluxsmith extract` made a file, from its metadata; None for a file that was made otherwise."""
+    if _RECORD not in metadata or recorded(metadata).get("command") != Wish.command:
+        return None
+    made = json.loads(metadata[_RECORD])
+    rule = RankRule(made["rule"], made["value"], made["multiple"])
+    options = Options(made["algorithm"], rule, made["factor"], made["full_residual"], made["legacy_clamp"])
+    return Wish(options, made["dialect"], made["dtype"], tuple(made["select"]), made["biases"])
