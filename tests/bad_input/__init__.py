@@ -8,6 +8,9 @@ values.py         numbers that are not finite
 outputs.py        targets that must not or cannot be written
 recipes.py        recipes and formulas that cannot be meant
 usage.py          wrong arguments
+adapters.py       adapters that cannot be meant, and where they do not belong; adapter_recipes.py: in formulas and recipes;
+                  adapter_commands.py: extract, adapter ..., split, bundle
+quantised.py      quantised files that lack a half, quantised outputs that cannot be
 test_table.py     all cases of the files above
 test_*.py         what needs more than a table: other processes, full disks, faults that are let through
 """

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bad_input.adapter_commands import ADAPTER_COMMANDS
 from bad_input.adapter_recipes import ADAPTER_RECIPES
 from bad_input.adapters import ADAPTERS
 from bad_input.cases import Case, Yard
@@ -10,6 +11,7 @@ from bad_input.folders import FOLDERS
 from bad_input.foreign_recipes import FOREIGN_RECIPES
 from bad_input.models import MODELS
 from bad_input.outputs import OUTPUTS
+from bad_input.quantised import QUANTISED
 from bad_input.recipes import RECIPES
 from bad_input.usage import USAGE
 from bad_input.values import VALUES
@@ -19,6 +21,7 @@ from support.folder_pictures import picture
 TABLE = {
     "file": FILES, "folder": FOLDERS, "model": MODELS, "value": VALUES, "output": OUTPUTS, "recipe": RECIPES,
     "foreign recipe": FOREIGN_RECIPES, "usage": USAGE, "adapter": ADAPTERS, "adapter in a recipe": ADAPTER_RECIPES,
+    "adapter command": ADAPTER_COMMANDS, "quantised": QUANTISED,
 }  # fmt: skip
 CASES = [pytest.param(case, id=f"{kind}: {case.name}") for kind, cases in TABLE.items() for case in cases]
 

@@ -51,6 +51,9 @@ def bundle_and_show(files: dict[str, str], arguments: dict[str, Any]) -> None:
 
     a = arguments
     console: Console = a["console"]
+    if a["output"].suffix != ".safetensors":
+        fix = f"-o {a['output'].with_suffix('.safetensors')}"
+        raise UsageError("usage.needs-a-file", f"a bundle is one .safetensors file, {a['output']} is none", fix=fix)
     recipe = bundle_recipe(files, opener(download=False, allow_pickle=a["allow_pickle"]))
     run_and_show(
         recipe, a["output"], settings_from(a["device"], a["threads"], a["memory"], a["allow_nonfinite"]), console,

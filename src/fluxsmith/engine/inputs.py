@@ -90,7 +90,7 @@ def check_compatible(bounds: Mapping[str, Bound], recipe: Recipe) -> Bound:
     """All inputs of one family and one size; the one with the most tensors is the pattern of the result."""
     bounds = weight_inputs(bounds, recipe)
     if not bounds:
-        named = ", ".join(adapter.name for adapter in recipe.adapters())
+        named = " + ".join(adapter.name for adapter in recipe.adapters())
         fix = (
             f"add them to one: base + {named}; adapters alone are for fluxsmith adapter merge"
             if named
