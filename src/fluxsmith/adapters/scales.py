@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["alpha_of", "fold_scale", "numbered", "scaled_exactly", "with_scale"]
 
-#: By which factor a delta is linear, per algorithm: that one takes the scale.
-_LINEAR = {"lora": ("up",), "loha": ("w1_a",), "lokr": ("w1", "w1_a"), "diff": ("diff",)}
+#: Which factors take the scale, per algorithm: one of every term of the sum that the delta is.
+_LINEAR = {
+    "lora": (("up",), ("sparse_values",)), "loha": (("w1_a",),), "lokr": (("w1", "w1_a"),), "diff": (("diff",),),
+    "glora": (("a1",), ("b1",)),
+}  # fmt: skip
 
 _CLOSE = 1e-7
 
@@ -87,9 +90,9 @@ def with_scale(module: ModuleTensors, scale: float) -> ModuleTensors:
     ratio = module.settings.get("scale", 1.0) / scale
     if ratio == 1:
         return module
-    role = next(role for role in _LINEAR[module.algorithm] if role in module.factors)
-    factors = {**module.factors, role: scaled_exactly(module.factors[role], ratio)}
-    return replace(module, factors=factors, settings={**module.settings, "scale": scale})
+    taking = [next((role for role in term if role in module.factors), None) for term in _LINEAR[module.algorithm]]
+    scaled = {role: scaled_exactly(module.factors[role], ratio) for role in taking if role is not None}
+    return replace(module, factors={**module.factors, **scaled}, settings={**module.settings, "scale": scale})
 
 
 def scaled_exactly(tensor: Tensor, scale: float) -> Tensor:
