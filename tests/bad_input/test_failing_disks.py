@@ -12,7 +12,7 @@ import pytest
 
 from bad_input.cases import Arguments, Yard
 from fluxsmith.engine import execution
-from fluxsmith.io import writer
+from fluxsmith.io import shards, writer
 from support.cli_runs import CliRun, run_cli
 from support.folder_pictures import picture
 
@@ -140,8 +140,8 @@ def test_an_old_folder_comes_back_where_the_new_one_cannot_take_its_place(yard: 
 
 
 def test_an_output_that_reads_back_otherwise_is_not_put_in_place(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = writer.encode_header
-    monkeypatch.setattr(writer, "encode_header", lambda *arguments: real(*arguments).replace(b"img_in.bias", b"gmi_in.bias"))
+    real = shards.encode_header
+    monkeypatch.setattr(shards, "encode_header", lambda *arguments: real(*arguments).replace(b"img_in.bias", b"gmi_in.bias"))
     fails(yard, yard.merge(yard.tiny.a), 3, "output.verify", "merged.safetensors")
 
 
