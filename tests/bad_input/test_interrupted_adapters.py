@@ -13,7 +13,6 @@ from support.broken_files import raw_file
 from support.cli_runs import run_cli
 from support.folder_pictures import picture
 
-
 KEPT = ".merged.safetensors.fluxsmith-"  # what is done lies beside the target under such names
 
 
