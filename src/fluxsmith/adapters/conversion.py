@@ -164,8 +164,9 @@ class Conversion:
             "adapter.algorithm",
             f"{self.dialect.title} cannot hold what `{modules[0].name}` is: {what}",
             facts=facts,
-            fix="--as lora --rank R writes the nearest LoRA" if matrix else "--ignore GLOB leaves it out, or choose another dialect",
-        )
+            fix="--as lora --rank R writes the nearest LoRA" if matrix
+            else f"--ignore '*.{modules[0].sources[0].rpartition('.')[2]}' leaves out all that are like it; or choose another dialect",
+        )  # fmt: skip
 
     def _no_rows(self, tensor: Canonical, module: Module, targets: Sequence[Target]) -> IncompatibleError:
         names = [segment.name for segment in tensor.segments]

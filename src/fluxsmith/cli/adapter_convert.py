@@ -39,7 +39,7 @@ def command(**arguments: Any) -> None:
     \b
     fluxsmith adapter convert style.safetensors -o style-diffusers.safetensors --to diffusers
     fluxsmith adapter convert ./peft-folder -o style.safetensors --to kohya
-    fluxsmith adapter convert lokr.safetensors -o style.safetensors --to xlabs --as lora --rank 32
+    fluxsmith adapter convert lokr.safetensors -o style.safetensors --to diffusers --as lora --rank 32
     fluxsmith adapter convert dora.safetensors -o dora-kohya.safetensors --to kohya --base flux1-dev.safetensors
 
     Conversion is exact: parts of fused tensors are cut and joined, the scale goes where the dialect has it. What the

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fluxsmith.cli.adapter_files import parts_from
+from fluxsmith.cli.adapter_files import check_ignore, parts_from
 from fluxsmith.cli.console import Console, bytes_text, table
 from fluxsmith.cli.options import talk_options
 from fluxsmith.io.dtypes import DTYPES
@@ -46,6 +46,8 @@ def command(reference: str, base: str | None, components: str | None, ignore: tu
     bound = open_model(open_reference(base, download=stats), known_tables()) if base else None
     parts = parts_from(components)
     found = inspect_adapter(open_reference(reference, download=stats), base=bound, components=parts, ignore=ignore)
+    if found.adapter is not None:
+        check_ignore([found.adapter], ignore)
     if stats:
         found = replace(found, norms=module_norms(found, bound))
     console.data(summary(found, verbose=console.verbose), found.as_dict())
@@ -128,8 +130,9 @@ def _span(values: tuple[float, float] | None) -> str:
 
 def _made(found: AdapterInspection) -> str:
     made = found.made
-    inputs = ", ".join(str(i.get("reference", "?")) for i in made.get("inputs", []))
-    return f"fluxsmith {made.get('command', '')} from {inputs}" if made else ""
+    merged = found.checkpoint.metadata.get("modelspec.merged_from", "")  # of extract, whose inputs are models
+    inputs = ", ".join(str(i.get("reference", "?")) for i in made.get("inputs", [])) or merged
+    return f"fluxsmith {made.get('command', '')}" + (f" from {inputs}" if inputs else "") if made else ""
 
 
 def _cut(text: str, verbose: bool) -> str:

@@ -17,7 +17,7 @@ from fluxsmith.cli.options import talk_options
 __all__ = ["command"]
 
 _PACKAGES = ("torch", "numpy", "safetensors", "huggingface_hub", "pydantic", "click", "rich", "ruamel.yaml", "blake3")
-_EXTRAS = {"generate": ("diffusers", "transformers", "accelerate", "pillow", "scikit-learn")}
+_EXTRAS = {"generate": ("diffusers", "transformers", "accelerate", "pillow", "scikit-learn"), "gguf": ("gguf",)}
 
 
 @click.command("doctor")
