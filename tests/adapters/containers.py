@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fluxsmith.adapters import Adapter
 from fluxsmith.adapters.algorithms import ALGORITHMS, Rows
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound
 

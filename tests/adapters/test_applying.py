@@ -69,5 +69,6 @@ def test_files_of_other_programs(name: str, tiny: TinyCheckpoints, weights: Weig
 def test_adapters_of_peft_and_its_kin(name: str, tiny: TinyCheckpoints, base: Bound, weights: Weights, tmp_path: Path) -> None:
     made = PEFT[name][1](tmp_path)
     found = applied(tiny.a, made.path)
-    expected = {key: STRENGTH * delta.float() for key, delta in canonical(base.spec, "diffusers", made.deltas).items()}
+    layout = "bfl" if "bfl" in name else "diffusers"
+    expected = {key: STRENGTH * delta.float() for key, delta in canonical(base.spec, layout, made.deltas).items()}
     agree(found, expected, 2e-5)

@@ -14,10 +14,10 @@ from torch import Tensor
 from adapters.containers import Container, Numbers, agree, deltas_of, factors, lycoris, opened
 from adapters.peft_containers import deltas_of as stock_deltas
 from adapters.test_dialects_kohya import lora
-from fluxsmith.adapters.converting import Outcome, convert
+from fluxsmith.adapters.converting.files import Outcome, convert
 from fluxsmith.adapters.dialects import DIALECTS
 from fluxsmith.adapters.module import Adapter
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound
@@ -189,7 +189,7 @@ def test_what_multiplies_needs_the_base(tmp_path: Path, base: Bound, weights: We
 
 def test_nearest_lora(tmp_path: Path, base: Bound, weights: Weights) -> None:
     """`--as lora` of a LoKr: what is lost is said, and is what is lost; at full rank it is nothing."""
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
     container = lycoris(weights, "lokr", 3, factor=4)
     adapter = opened(container, tmp_path, base)

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fluxsmith.adapters.converting import convert
+from fluxsmith.adapters.converting.files import convert
 from fluxsmith.adapters.dialects import DIALECTS
 from fluxsmith.adapters.module import Adapter
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.adapters.tensors import delta_of, read_module
 from fluxsmith.io.references import open_reference
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from adapters.containers import Container, agree, bfl_tree, lycoris, opened
 from adapters.peft_containers import canonical
 from adapters.test_dialects_kohya import lora
-from fluxsmith.adapters.converting import convert
+from fluxsmith.adapters.converting.files import convert
 from fluxsmith.adapters.dialects import DIALECTS
 from fluxsmith.adapters.module import Adapter
 from fluxsmith.layouts import Bound
@@ -141,7 +141,7 @@ def test_kohya_through_lycoris(name: str, base: Bound, weights: Weights, tmp_pat
     from lycoris import kohya
 
     from adapters.test_dialects_peft import CONTAINERS
-    from fluxsmith.adapters.opening import open_adapter
+    from fluxsmith.adapters.reading.opening import open_adapter
     from fluxsmith.io.references import open_reference
 
     made = CONTAINERS[name][1](tmp_path)

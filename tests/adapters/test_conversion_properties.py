@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adapters.containers import Container, Split, agree, opened, split_stems
-from fluxsmith.adapters.converting import convert
+from fluxsmith.adapters.converting.files import convert
 from fluxsmith.adapters.dialects import DIALECTS
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.containers import Container, H, M, Numbers, agree, deltas_of, factors, opened
-from fluxsmith.adapters.detection import looks_like_adapter
+from fluxsmith.adapters.reading.detection import looks_like_adapter
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model

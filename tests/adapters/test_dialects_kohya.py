@@ -180,7 +180,7 @@ STABLE_DIFFUSION = [
 
 @pytest.mark.parametrize(("family", "key", "stem"), STABLE_DIFFUSION)
 def test_names_of_stable_diffusion(family: str, key: str, stem: str) -> None:
-    from fluxsmith.adapters.detection import readings
+    from fluxsmith.adapters.reading.detection import readings
     from fluxsmith.adapters.targets import Targets, superset
     from fluxsmith.layouts import table_of
 

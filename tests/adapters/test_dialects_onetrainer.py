@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters.containers import Container, Numbers, Split, agree, deltas_of, factors, opened, split_stems
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound

@@ -23,7 +23,7 @@ from adapters.peft_containers import (
     raw_peft,
     rename,
 )
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound, known_tables
 from fluxsmith.layouts.detection import open_model

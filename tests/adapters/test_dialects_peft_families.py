@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from adapters.peft_containers import Made, canonical, deltas_of, diffusers_pipeline, draw, kohya_file, peft_folder, rename, saved_pipeline
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.adapters.tensors import read_values
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound, known_tables

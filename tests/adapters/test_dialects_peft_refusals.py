@@ -24,7 +24,7 @@ from adapters.peft_containers import (
     peft_folder,
 )
 from fluxsmith.adapters import Adapter
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.io.references import open_reference
 from fluxsmith.layouts import Bound

@@ -12,7 +12,7 @@ from torch import Tensor
 from fluxsmith.adapters import Adapter
 from fluxsmith.adapters.dialects import DIALECTS, Dialect, Key
 from fluxsmith.adapters.dialects.base import by_prefix
-from fluxsmith.adapters.opening import open_adapter
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound

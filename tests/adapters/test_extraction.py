@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fluxsmith as fs
-from fluxsmith.adapters.extraction import Options
-from fluxsmith.adapters.opening import open_adapter
-from fluxsmith.adapters.rank import RankRule
+from fluxsmith.adapters.extracting.extraction import Options
+from fluxsmith.adapters.extracting.rank import RankRule
+from fluxsmith.adapters.reading.opening import open_adapter
 from fluxsmith.engine.execution import Execution, Settings
 from fluxsmith.engine.extraction import Wish, extract
 from fluxsmith.engine.plan import Job, Plan

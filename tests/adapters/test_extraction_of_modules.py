@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fluxsmith.adapters.extraction import Options, extract_module
+from fluxsmith.adapters.extracting.extraction import Options, extract_module
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.module import Span, Target
-from fluxsmith.adapters.rank import RankRule
 from fluxsmith.adapters.tensors import delta_of
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fluxsmith.adapters import factorise
-from fluxsmith.adapters.factorise import low_rank
-from fluxsmith.adapters.rank import RankRule
+from fluxsmith.adapters.extracting import factorise
+from fluxsmith.adapters.extracting.factorise import low_rank
+from fluxsmith.adapters.extracting.rank import RankRule
 
 SIDE = 512  # above factorise.SMALL, so that the search is used
 PLACES = torch.arange(1, SIDE + 1, dtype=torch.float64)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fluxsmith.adapters.kronecker import factors_of, nearest_kronecker
+from fluxsmith.adapters.extracting.kronecker import factors_of, nearest_kronecker
 from fluxsmith.errors import UsageError
 
 

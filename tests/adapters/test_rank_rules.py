@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fluxsmith.adapters.rank import RankRule, fits_dense
+from fluxsmith.adapters.extracting.rank import RankRule, fits_dense
 from fluxsmith.errors import UsageError
 
 HALVING = [8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125, 0.0625]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from adapters.containers import Container, deltas_of, lycoris, opened, saved
 from adapters.test_dialects_kohya import lora
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.module import Span, Target
-from fluxsmith.adapters.opening import open_adapter
-from fluxsmith.adapters.rank import RankRule
-from fluxsmith.adapters.resizing import product_svd, resized
+from fluxsmith.adapters.reading.opening import open_adapter
+from fluxsmith.adapters.rewriting.resizing import product_svd, resized
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of
 from fluxsmith.io.opening import open_checkpoint
 from fluxsmith.layouts import Bound

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from fluxsmith.adapters.module import Span, Target
-from fluxsmith.adapters.scales import with_scale
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of
+from fluxsmith.adapters.writing.scales import with_scale
 
 TARGET = Target("x.weight", "transformer", "bfl", "x.weight", (6, 8), (Span(0, 0, 6),))
 

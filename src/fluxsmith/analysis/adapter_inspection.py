@@ -7,11 +7,11 @@ from typing import Any
 
 from fluxsmith.adapters import Adapter, Module
 from fluxsmith.adapters.algorithms import ALGORITHMS
-from fluxsmith.adapters.conversion import model_tensors
-from fluxsmith.adapters.detection import Reading, readings
-from fluxsmith.adapters.opening import open_adapter
-from fluxsmith.adapters.provenance import recorded
-from fluxsmith.adapters.sidecars import software_of
+from fluxsmith.adapters.converting.conversion import model_tensors
+from fluxsmith.adapters.reading.detection import Reading, readings
+from fluxsmith.adapters.reading.opening import open_adapter
+from fluxsmith.adapters.reading.sidecars import software_of
+from fluxsmith.adapters.writing.provenance import recorded
 from fluxsmith.analysis.kinds import in_order
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.io.checkpoint import Checkpoint
@@ -165,7 +165,7 @@ def _group(algorithm: str, kind: str, modules: Sequence[Module]) -> Group:
 
 def module_norms(found: AdapterInspection, base: Bound | None) -> dict[str, float | None]:
     """The Frobenius norm of the delta by block; None where it depends on a base that is not given."""
-    from fluxsmith.adapters.materialising import base_weight
+    from fluxsmith.adapters.converting.materialising import base_weight
     from fluxsmith.adapters.tensors import delta_of, read_module
 
     norms: dict[str, float | None] = {}

@@ -13,9 +13,9 @@ from fluxsmith.cli.options import talk_options
 from fluxsmith.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from fluxsmith.adapters.converting import Outcome
+    from fluxsmith.adapters.converting.files import Outcome
     from fluxsmith.adapters.dialects import Dialect
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
 __all__ = ["command"]
 
@@ -45,8 +45,8 @@ def command(**arguments: Any) -> None:
     Conversion is exact: parts of fused tensors are cut and joined, the scale goes where the dialect has it. What the
     dialect cannot hold is an error that says what could be done.
     """
-    from fluxsmith.adapters.converting import convert
-    from fluxsmith.adapters.opening import open_adapter
+    from fluxsmith.adapters.converting.files import convert
+    from fluxsmith.adapters.reading.opening import open_adapter
     from fluxsmith.io.references import open_reference
 
     a = arguments
@@ -95,7 +95,7 @@ def _base(reference: str) -> Any:
 
 
 def _rule(rank: int | None, energy: float | None) -> RankRule | None:
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
     if rank is None and energy is None:
         return None

@@ -13,7 +13,7 @@ from fluxsmith.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from fluxsmith.adapters.dialects import Dialect
     from fluxsmith.adapters.module import Adapter
-    from fluxsmith.adapters.rewriting import Rewritten
+    from fluxsmith.adapters.rewriting.files import Rewritten
     from fluxsmith.layouts import Bound
 
 __all__ = ["check_ignore", "check_target", "open_base", "open_file", "parts_from", "show_rewritten", "weights_from", "written_dialect"]
@@ -21,7 +21,7 @@ __all__ = ["check_ignore", "check_target", "open_base", "open_file", "parts_from
 
 def open_file(reference: str, base: Bound | None, ignore: Sequence[str], console: Console) -> Adapter:
     """An adapter by path, PEFT folder or Hub reference; its notes are shown."""
-    from fluxsmith.adapters.opening import open_adapter
+    from fluxsmith.adapters.reading.opening import open_adapter
     from fluxsmith.io.references import open_reference
 
     adapter = open_adapter(open_reference(reference, download=True), base=base, ignore=ignore)
@@ -32,7 +32,7 @@ def open_file(reference: str, base: Bound | None, ignore: Sequence[str], console
 
 def check_ignore(adapters: Sequence[Adapter], ignore: Sequence[str]) -> None:
     """Raise UsageError where a glob of `--ignore` matches no key of any of the adapters."""
-    from fluxsmith.adapters.opening import idle_globs
+    from fluxsmith.adapters.reading.opening import idle_globs
 
     idle = idle_globs((adapter.checkpoint, ignore) for adapter in adapters)
     if idle:
@@ -97,7 +97,7 @@ def written_dialect(name: str | None, adapters: Sequence[Adapter]) -> Dialect:
 
 def show_rewritten(done: Rewritten, console: Console) -> None:
     """What was written, and what of every block was kept where something was lost."""
-    from fluxsmith.adapters.findings import blocks_of, kept_share
+    from fluxsmith.adapters.extracting.findings import blocks_of, kept_share
 
     for note in done.notes:
         console.warn(note)

@@ -25,8 +25,8 @@ from fluxsmith.cli.rank_options import rank_options, rule_from
 from fluxsmith.errors import UsageError
 
 if TYPE_CHECKING:
+    from fluxsmith.adapters.extracting.rank import RankRule
     from fluxsmith.adapters.module import Adapter
-    from fluxsmith.adapters.rank import RankRule
     from fluxsmith.layouts import Bound
 
 __all__ = ["command"]
@@ -71,7 +71,7 @@ def command(**arguments: Any) -> None:
     check_target(a["output"], written_dialect(a["dialect"], adapters))
     if a["method"] in EXACT:
         _check_exact(a, rule)
-        from fluxsmith.adapters.rewriting import merge
+        from fluxsmith.adapters.rewriting.files import merge
 
         options = {"method": a["method"], "base": a["base"], **({rule.kind: rule.value} if rule else {})}
         done = merge(
@@ -94,9 +94,9 @@ def _check_exact(a: dict[str, Any], rule: RankRule | None) -> None:
 
 def _by_method(a: dict[str, Any], adapters: Sequence[Adapter], weights: Sequence[float], rule: RankRule | None, base: Bound | None) -> None:
     """Deltas merged by a method, and the result extracted."""
-    from fluxsmith.adapters.combining import check_contributions
-    from fluxsmith.adapters.extraction import Options
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.extraction import Options
+    from fluxsmith.adapters.extracting.rank import RankRule
+    from fluxsmith.adapters.rewriting.combining import check_contributions
     from fluxsmith.cli.extract import show_extracted
     from fluxsmith.cli.progress import RunDisplay
     from fluxsmith.engine.adapter_merging import method_recipe, write_zeros

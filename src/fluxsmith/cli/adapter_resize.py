@@ -33,7 +33,7 @@ def command(**arguments: Any) -> None:
     fluxsmith adapter resize style.safetensors -o small.safetensors --energy 0.95 --rank-multiple 4
     fluxsmith adapter resize lokr.safetensors -o lora.safetensors --rank 32
     """
-    from fluxsmith.adapters.rewriting import resize
+    from fluxsmith.adapters.rewriting.files import resize
 
     a = arguments
     rule = rule_from(a, default=None)

@@ -102,7 +102,7 @@ def _recipe(a: dict[str, Any]) -> Recipe:
 
 
 def _wish(a: dict[str, Any]) -> Wish:
-    from fluxsmith.adapters.extraction import Options
+    from fluxsmith.adapters.extracting.extraction import Options
     from fluxsmith.engine.extraction import Wish
 
     if a["algo"] != "lora":
@@ -139,7 +139,7 @@ def _dialect(name: str | None, layout: str | None) -> str:
 
 
 def show_extracted(done: Extracted, console: Console) -> None:
-    from fluxsmith.adapters.findings import LEFT_OUT, blocks_of, kept_share
+    from fluxsmith.adapters.extracting.findings import LEFT_OUT, blocks_of, kept_share
 
     written, blocks = done.written, blocks_of(done.findings)
     for note in (*done.plan.notes, *written.notes):

@@ -10,7 +10,7 @@ import click
 from fluxsmith.errors import UsageError
 
 if TYPE_CHECKING:
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
 __all__ = ["rank_options", "rule_from"]
 
@@ -37,7 +37,7 @@ def rule_from(arguments: Mapping[str, Any], *, default: int | None) -> RankRule 
 
     Raises UsageError where two are given.
     """
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
     given = [flag for flag in _FLAGS if arguments[flag] is not None]
     if len(given) > 1:

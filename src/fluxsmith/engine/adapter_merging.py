@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
-from fluxsmith.adapters.conversion import dims_of
+from fluxsmith.adapters.converting.conversion import dims_of
 from fluxsmith.adapters.module import Adapter
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.shards import place

@@ -7,7 +7,7 @@ from itertools import pairwise
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.module import Adapter as Opened
 from fluxsmith.adapters.module import Module
-from fluxsmith.adapters.opening import idle_globs, open_adapter
+from fluxsmith.adapters.reading.opening import idle_globs, open_adapter
 from fluxsmith.engine.lineage import license_of
 from fluxsmith.engine.plan import Adapt, Input, Job, Part, Plan
 from fluxsmith.errors import IncompatibleError, RecipeError

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.extraction import Options, extract_module
-from fluxsmith.adapters.factorise import frobenius_squared
-from fluxsmith.adapters.findings import LEFT_OUT, Finding
+from fluxsmith.adapters.extracting.extraction import Options, extract_module
+from fluxsmith.adapters.extracting.factorise import frobenius_squared
+from fluxsmith.adapters.extracting.findings import LEFT_OUT, Finding
 from fluxsmith.adapters.module import Span, Target
 from fluxsmith.adapters.tensors import ModuleTensors
 from fluxsmith.engine.execution import Execution, Settings

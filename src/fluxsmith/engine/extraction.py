@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from fluxsmith.adapters.dialects import DIALECTS
-from fluxsmith.adapters.extraction import Options
-from fluxsmith.adapters.factorise import low_rank_elements
-from fluxsmith.adapters.findings import LEFT_OUT, Finding, blocks_of
+from fluxsmith.adapters.extracting.extraction import Options
+from fluxsmith.adapters.extracting.factorise import low_rank_elements
+from fluxsmith.adapters.extracting.findings import LEFT_OUT, Finding, blocks_of
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.module import Target
-from fluxsmith.adapters.places import targets_of
-from fluxsmith.adapters.provenance import adapter_metadata, recorded
-from fluxsmith.adapters.rank import RankRule
-from fluxsmith.adapters.writing import AdapterWriter, Written
+from fluxsmith.adapters.writing.places import targets_of
+from fluxsmith.adapters.writing.provenance import adapter_metadata, recorded
+from fluxsmith.adapters.writing.writer import AdapterWriter, Written
 from fluxsmith.engine.deltas import Deltas
 from fluxsmith.engine.execution import Settings
 from fluxsmith.engine.input_hashes import InputHashes

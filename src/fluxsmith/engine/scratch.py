@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.adapters.findings import Finding
+from fluxsmith.adapters.extracting.findings import Finding
 from fluxsmith.adapters.module import Span, Target
 from fluxsmith.adapters.tensors import ModuleTensors
 from fluxsmith.errors import IncompatibleError, ResourceError

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fluxsmith.adapters.detection import is_local_adapter
+from fluxsmith.adapters.reading.detection import is_local_adapter
 from fluxsmith.errors import Position, RecipeError, UsageError, did_you_mean
 from fluxsmith.io.located import Located, parse_documents, parse_yaml, read_text, read_yaml
 from fluxsmith.recipes.building import KINDS, Builder, Source

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fluxsmith.adapters.dialects.diffusers import DIFFUSERS_PIPELINE
 from fluxsmith.adapters.dialects.writing import Writing
-from fluxsmith.adapters.sidecars import Sidecar, software_of
+from fluxsmith.adapters.reading.sidecars import Sidecar, software_of
 
 __all__ = ["AI_TOOLKIT"]
 

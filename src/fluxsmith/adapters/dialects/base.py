@@ -12,7 +12,7 @@ from math import isfinite
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.module import Module
-from fluxsmith.adapters.sidecars import Sidecar
+from fluxsmith.adapters.reading.sidecars import Sidecar
 
 __all__ = ["MAIN", "Dialect", "Draft", "Key", "by_prefix", "default_settings", "split_role"]
 

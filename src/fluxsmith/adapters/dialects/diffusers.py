@@ -16,8 +16,8 @@ from fluxsmith.adapters.dialects.peft import without_adapter_name
 from fluxsmith.adapters.dialects.peft_rules import peft_settings
 from fluxsmith.adapters.dialects.writing import Writing
 from fluxsmith.adapters.module import Module
-from fluxsmith.adapters.sidecars import DIFFUSERS as HEADER
-from fluxsmith.adapters.sidecars import Sidecar, SidecarError
+from fluxsmith.adapters.reading.sidecars import DIFFUSERS as HEADER
+from fluxsmith.adapters.reading.sidecars import Sidecar, SidecarError
 
 __all__ = ["DIFFUSERS_MODEL", "DIFFUSERS_PIPELINE"]
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from fluxsmith.adapters.dialects.base import MAIN, Dialect, Draft, Key, by_prefix, default_settings
 from fluxsmith.adapters.dialects.peft_rules import SCALED, peft_settings
 from fluxsmith.adapters.dialects.writing import Writing
-from fluxsmith.adapters.sidecars import PEFT as CONFIG
-from fluxsmith.adapters.sidecars import Sidecar, SidecarError
+from fluxsmith.adapters.reading.sidecars import PEFT as CONFIG
+from fluxsmith.adapters.reading.sidecars import Sidecar, SidecarError
 from fluxsmith.io.checkpoint import ADAPTER_CONFIG
 
 __all__ = ["PEFT", "without_adapter_name"]

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects.base import Draft
-from fluxsmith.adapters.sidecars import SidecarError
+from fluxsmith.adapters.reading.sidecars import SidecarError
 from fluxsmith.io.checkpoint import ADAPTER_CONFIG
 
 __all__ = ["SCALED", "check_peft_config", "peft_settings"]

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from math import prod, sqrt
 from typing import TYPE_CHECKING, Literal
 
-from fluxsmith.adapters.factorise import LowRank, frobenius_squared, low_rank
-from fluxsmith.adapters.findings import Finding
-from fluxsmith.adapters.kronecker import nearest_kronecker
-from fluxsmith.adapters.rank import RankRule, fits_dense
+from fluxsmith.adapters.extracting.factorise import LowRank, frobenius_squared, low_rank
+from fluxsmith.adapters.extracting.findings import Finding
+from fluxsmith.adapters.extracting.kronecker import nearest_kronecker
+from fluxsmith.adapters.extracting.rank import RankRule, fits_dense
 from fluxsmith.adapters.tensors import ModuleTensors
 
 if TYPE_CHECKING:

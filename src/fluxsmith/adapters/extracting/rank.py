@@ -1,6 +1,6 @@
 """How many singular values of a delta an adapter keeps: rules over a spectrum s_1 >= s_2 >= ... that is known in part.
 
-Every rule is the smallest k that satisfies it (formats.md, section 3). A rule may be asked before the whole spectrum
+Every rule is the smallest k that satisfies it. A rule may be asked before the whole spectrum
 is known: it answers when no later value can change the answer.
 """
 

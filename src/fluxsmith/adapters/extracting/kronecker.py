@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import gcd, isqrt
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.factorise import frobenius_squared
+from fluxsmith.adapters.extracting.factorise import frobenius_squared
 from fluxsmith.errors import UsageError
 
 if TYPE_CHECKING:

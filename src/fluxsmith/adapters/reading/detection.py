@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fluxsmith.adapters.algorithms import ALGORITHMS
 from fluxsmith.adapters.dialects import DIALECTS, MAIN, Dialect, Key
-from fluxsmith.adapters.harmless import harmless_names
-from fluxsmith.adapters.sidecars import Sidecar
+from fluxsmith.adapters.reading.harmless import harmless_names
+from fluxsmith.adapters.reading.sidecars import Sidecar
 from fluxsmith.adapters.targets import Place, Targets, superset
 from fluxsmith.errors import FluxsmithError
 from fluxsmith.hub import parse_reference

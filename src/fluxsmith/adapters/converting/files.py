@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fluxsmith.adapters.conversion import Conversion
+from fluxsmith.adapters.converting.conversion import Conversion
+from fluxsmith.adapters.converting.materialising import Shape
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.materialising import Shape
 from fluxsmith.adapters.module import Adapter
-from fluxsmith.adapters.provenance import adapter_metadata, dropped_metadata
-from fluxsmith.adapters.writing import AdapterWriter, Written
+from fluxsmith.adapters.writing.provenance import adapter_metadata, dropped_metadata
+from fluxsmith.adapters.writing.writer import AdapterWriter, Written
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts import Bound
 
 if TYPE_CHECKING:
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
 __all__ = ["Outcome", "convert"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from fluxsmith.adapters.module import Module, Target
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of, read_module, read_values
-from fluxsmith.adapters.translating import decomposes
+from fluxsmith.adapters.writing.translating import decomposes
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.io.views import View
 from fluxsmith.layouts import Bound
@@ -17,7 +17,7 @@ from fluxsmith.layouts import Bound
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
 
 __all__ = ["Rows", "Shape", "as_lora", "base_weight", "dense", "weight_read"]
 
@@ -91,7 +91,7 @@ def as_lora(module: ModuleTensors, rule: RankRule | None) -> tuple[ModuleTensors
         return module, "dense", 0.0
     if rule is None:
         raise UsageError("usage.rank", "--as lora needs --rank R, or --energy SHARE", fix="--as lora --rank 16")
-    from fluxsmith.adapters.factorise import low_rank
+    from fluxsmith.adapters.extracting.factorise import low_rank
 
     found = low_rank(delta.flatten(1), rule, key=module.target.tensor)
     down = found.down.reshape(found.rank, *delta.shape[1:])

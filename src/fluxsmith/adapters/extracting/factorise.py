@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.rank import RankRule
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.methods.decompositions import svd
 from fluxsmith.methods.masks import uniform_u32
 

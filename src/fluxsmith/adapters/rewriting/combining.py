@@ -13,15 +13,15 @@ from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.conversion import Conversion
+from fluxsmith.adapters.converting.conversion import Conversion
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.extraction import Options, extract_module
-from fluxsmith.adapters.findings import Finding
+from fluxsmith.adapters.extracting.extraction import Options, extract_module
+from fluxsmith.adapters.extracting.findings import Finding
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.module import Adapter
-from fluxsmith.adapters.rank import RankRule
-from fluxsmith.adapters.resizing import cancels, is_product, module_delta, resized
-from fluxsmith.adapters.scales import scaled_exactly
+from fluxsmith.adapters.rewriting.resizing import cancels, is_product, module_delta, resized
 from fluxsmith.adapters.tensors import ModuleTensors, read_module
+from fluxsmith.adapters.writing.scales import scaled_exactly
 from fluxsmith.errors import IncompatibleError, UsageError
 from fluxsmith.layouts import Bound
 

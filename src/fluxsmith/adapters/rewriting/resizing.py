@@ -11,11 +11,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.extraction import Options, extract_module
-from fluxsmith.adapters.factorise import frobenius_squared
-from fluxsmith.adapters.findings import Finding
-from fluxsmith.adapters.materialising import weight_read
-from fluxsmith.adapters.rank import RankRule
+from fluxsmith.adapters.converting.materialising import weight_read
+from fluxsmith.adapters.extracting.extraction import Options, extract_module
+from fluxsmith.adapters.extracting.factorise import frobenius_squared
+from fluxsmith.adapters.extracting.findings import Finding
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.tensors import ModuleTensors, delta_of
 
 if TYPE_CHECKING:

@@ -1,5 +1,5 @@
 """Rows of a module as a module of their own, without touching what it means: a fused tensor's part, or halves that change
-places (formats.md 2.8).
+places (docs/adapters.md, what conversion does).
 
     dW[rows] of LoRA    up[rows] @ down
     dW[rows] of LoHa    (w1_a[rows] @ w1_b) * (w2_a[rows] @ w2_b)

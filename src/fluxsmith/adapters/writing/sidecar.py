@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fluxsmith.adapters.dialects import MAIN, Dialect
 from fluxsmith.adapters.dialects.peft_rules import SCALED
-from fluxsmith.adapters.scales import alpha_of
-from fluxsmith.adapters.sidecars import DIFFUSERS
+from fluxsmith.adapters.reading.sidecars import DIFFUSERS
+from fluxsmith.adapters.writing.scales import alpha_of
 from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:

@@ -11,22 +11,22 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.cutting import cut
+from fluxsmith.adapters.converting.cutting import cut
+from fluxsmith.adapters.converting.joining import Part, join
+from fluxsmith.adapters.converting.materialising import Shape, as_lora, dense
 from fluxsmith.adapters.dialects import Dialect
 from fluxsmith.adapters.dialects.writing import Writing
-from fluxsmith.adapters.joining import Part, join
-from fluxsmith.adapters.materialising import Shape, as_lora, dense
 from fluxsmith.adapters.module import Adapter, Module, Span, Target
-from fluxsmith.adapters.places import targets_of
-from fluxsmith.adapters.spelling import titles_of
 from fluxsmith.adapters.targets import solve_partial, superset
 from fluxsmith.adapters.tensors import read_module
-from fluxsmith.adapters.translating import decomposes, translated
+from fluxsmith.adapters.writing.places import targets_of
+from fluxsmith.adapters.writing.spelling import titles_of
+from fluxsmith.adapters.writing.translating import decomposes, translated
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts import Bound, Canonical, Table, table_of
 
 if TYPE_CHECKING:
-    from fluxsmith.adapters.rank import RankRule
+    from fluxsmith.adapters.extracting.rank import RankRule
     from fluxsmith.adapters.tensors import ModuleTensors
 
 __all__ = ["Conversion", "Converted", "Source", "dims_of", "model_tensors", "sources_of"]

@@ -1,4 +1,4 @@
-"""Modules of neighbouring rows as one module with the same delta (formats.md 2.8).
+"""Modules of neighbouring rows as one module with the same delta (docs/adapters.md, what conversion does).
 
     LoRA    [up_1 down_1]   [s_1 up_1          ] [down_1]         where all downs are equal they stay one:
             [up_2 down_2] = [          s_2 up_2] [down_2]         up = [s_1 up_1; s_2 up_2], the rank stays r
@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fluxsmith.adapters.scales import scaled_exactly
 from fluxsmith.adapters.tensors import ModuleTensors
+from fluxsmith.adapters.writing.scales import scaled_exactly
 
 if TYPE_CHECKING:
     import torch

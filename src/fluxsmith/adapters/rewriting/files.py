@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluxsmith.adapters.combining import Combination, untrained
-from fluxsmith.adapters.conversion import Conversion
+from fluxsmith.adapters.converting.conversion import Conversion
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.findings import Finding, blocks_of
+from fluxsmith.adapters.extracting.findings import Finding, blocks_of
+from fluxsmith.adapters.extracting.rank import RankRule
 from fluxsmith.adapters.module import Adapter
-from fluxsmith.adapters.provenance import adapter_metadata
-from fluxsmith.adapters.rank import RankRule
-from fluxsmith.adapters.resizing import resized
+from fluxsmith.adapters.rewriting.combining import Combination, untrained
+from fluxsmith.adapters.rewriting.resizing import resized
 from fluxsmith.adapters.tensors import ModuleTensors
-from fluxsmith.adapters.writing import AdapterWriter, Written
+from fluxsmith.adapters.writing.provenance import adapter_metadata
+from fluxsmith.adapters.writing.writer import AdapterWriter, Written
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.layouts import Bound
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from fluxsmith.adapters import refusals
 from fluxsmith.adapters.algorithms import ALGORITHMS, find_algorithm
-from fluxsmith.adapters.detection import ENOUGH, Read, Reading, looks_like_adapter, readings
 from fluxsmith.adapters.dialects import Draft
-from fluxsmith.adapters.harmless import harmless_names, zero_modules
 from fluxsmith.adapters.module import Adapter, Module, Target
-from fluxsmith.adapters.sidecars import Sidecar, SidecarError, read_sidecar
+from fluxsmith.adapters.reading import refusals
+from fluxsmith.adapters.reading.detection import ENOUGH, Read, Reading, looks_like_adapter, readings
+from fluxsmith.adapters.reading.harmless import harmless_names, zero_modules
+from fluxsmith.adapters.reading.sidecars import Sidecar, SidecarError, read_sidecar
 from fluxsmith.adapters.targets import Place, Targets, solve_partial, superset
 from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import Checkpoint

@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.scales import numbered, with_scale
-from fluxsmith.adapters.sidecar_writing import sidecars
-from fluxsmith.adapters.sidecars import DIFFUSERS
-from fluxsmith.adapters.spelling import Speller
+from fluxsmith.adapters.reading.sidecars import DIFFUSERS
+from fluxsmith.adapters.writing.scales import numbered, with_scale
+from fluxsmith.adapters.writing.sidecar import sidecars
+from fluxsmith.adapters.writing.spelling import Speller
 from fluxsmith.errors import FluxsmithError, IncompatibleError, UsageError
 from fluxsmith.io.dtypes import DTYPES, dtype_from_name
 from fluxsmith.io.shards import OutputFile, place

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from fluxsmith.adapters.algorithms import Algorithm
-from fluxsmith.adapters.detection import Reading
 from fluxsmith.adapters.dialects import Draft
 from fluxsmith.adapters.module import Target
+from fluxsmith.adapters.reading.detection import Reading
 from fluxsmith.errors import IncompatibleError, did_you_mean
 from fluxsmith.layouts import Bound
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.dialects import Dialect
-from fluxsmith.adapters.spelling import words_of
+from fluxsmith.adapters.writing.spelling import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
