@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from fluxsmith.adapters.factorise import low_rank
-from fluxsmith.adapters.rank import RankRule
+from fluxsmith.adapters.extracting.factorise import low_rank
+from fluxsmith.adapters.extracting.rank import RankRule
 
 __all__ = ["measure"]
 
