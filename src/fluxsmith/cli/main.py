@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 import sys
@@ -85,6 +86,7 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the program; every fault of the input ends in one message and its exit code."""
     args = sys.argv[1:] if argv is None else argv
+    _hush_libraries()
     try:
         cli.main(args=args, prog_name="fluxsmith", standalone_mode=False)
     except click.exceptions.Exit as done:
@@ -105,6 +107,14 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(141)
     except Exception as error:
         sys.exit(_report_bug(error))
+
+
+def _hush_libraries() -> None:
+    """Libraries that diffusers imports, where they are installed, warn of accelerators that this machine does not have."""
+    if not os.environ.get("FLUXSMITH_DEBUG"):
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+        for name in ("torchao", "bitsandbytes", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _usage_error(error: click.ClickException) -> UsageError:
