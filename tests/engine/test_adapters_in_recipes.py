@@ -1,5 +1,6 @@
 """Adapters as deltas in recipes: sums, methods, strengths, accounting, refusals; deltas are worked out beside by torch."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch import Tensor
 import fluxsmith as fs
 from fluxsmith.engine import memory
 from fluxsmith.errors import IncompatibleError, RecipeError
+from fluxsmith.hub import pocket_folder
 from fluxsmith.recipes.expressions import Expression
 from fluxsmith.recipes.formula import parse_formula, show
 from fluxsmith.recipes.loading import recipe_from_text
 from fluxsmith.recipes.recipe import Recipe
 from fluxsmith.recipes.saving import recipe_to_text
+from support.cli_runs import run_cli
 from support.tiny_flux import TinyCheckpoints
 
 RANK, ALPHA = 3, 2.0
@@ -194,3 +197,17 @@ def test_a_control_adapter_widens_the_base(tiny: TinyCheckpoints, base: dict[str
     fs.merge(wish, tmp_path / "wide", layout="diffusers")
     model = FluxTransformer2DModel.from_pretrained(tmp_path / "wide")
     assert model.config["in_channels"] == 2 * columns and model.config["out_channels"] == columns
+
+
+def test_what_was_applied_is_checked_before_it_is_made_again(tmp_path: Path) -> None:
+    """Adapters are inputs with hashes, and so is the config beside PEFT's tensors, which says how strong they are."""
+    shutil.copytree(pocket_folder() / "faint-lokr", tmp_path / "lokr")
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    assert run_cli("apply", tmp_path / "lokr", "-b", "pocket/base", "-o", first).code == 0
+    assert run_cli("reproduce", first, "-o", again).code == 0
+    assert again.read_bytes() == first.read_bytes()
+    config = tmp_path / "lokr" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"alpha": 4.0', '"alpha": 8.0'))
+    changed = run_cli("reproduce", first, "-o", tmp_path / "other.safetensors")
+    assert changed.code == 4 and "reproduce.other-input" in changed.err and "adapter_config.json" in changed.err
+    assert not (tmp_path / "other.safetensors").exists()

@@ -25,8 +25,9 @@ def command(recipe: Path, models: tuple[str, ...], schema_only: bool, console: C
     from fluxsmith.cli.options import read_wish
 
     wish = read_wish(str(recipe), models, None, (), None, None)
-    facts: dict[str, object] = {"recipe": str(recipe), "ok": True, "models": [m.name for m in wish.models()]}
-    text = f"ok     {recipe}: {len(wish.models())} models"
+    facts: dict[str, object] = {"recipe": str(recipe), "ok": True, "models": [m.name for m in wish.models()], "adapters": [a.name for a in wish.adapters()]}
+    adapters = f", {len(wish.adapters())} adapters" if wish.adapters() else ""
+    text = f"ok     {recipe}: {len(wish.models())} models{adapters}"
     if not schema_only:
         from fluxsmith.engine.merging import opener
         from fluxsmith.engine.planning import make_plan

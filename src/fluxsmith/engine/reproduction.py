@@ -52,7 +52,7 @@ def check_inputs(checkpoint: Checkpoint, recipe: Recipe) -> int:
     open_reference = opener(download=True)
     recorded = recorded_inputs(checkpoint.metadata)
     compared = 0
-    for model in recipe.models():
+    for model in (*recipe.models(), *recipe.adapters()):
         try:
             files = open_reference(model.reference).files
         except FileError as error:

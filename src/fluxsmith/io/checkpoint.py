@@ -68,7 +68,7 @@ class Checkpoint:
     the config.json of every component of a pipeline, whose keys stand after the name of its folder (`unet/conv_in...`).
     `folder` is the local folder that holds all of it, with other files that belong to the model (tokenizers).
     `quantised` says of a checkpoint whose tensors have codecs how it is stored; None: plain, or not yet looked at.
-    `adapter_config` is the adapter_config.json beside the weights, where they are PEFT's.
+    `adapter_config` is the adapter_config.json beside the weights, where they are PEFT's; a local one is among the `files`.
     """
 
     reference: str

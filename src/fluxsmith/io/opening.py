@@ -62,7 +62,8 @@ def _open_local(path: Path, reference: str, allow_pickle: bool) -> Checkpoint:
     _check_tensors(str(path), header.tensors)
     config = _sibling(path, STEMS, "config.json")
     adapter = _sibling(path, ADAPTER_STEMS[:1], ADAPTER_CONFIG)
-    return Checkpoint(reference, (file,), _views(file, header), header.metadata, config, adapter_config=adapter)
+    files = (file,) if adapter is None else (file, local_file(path.parent / ADAPTER_CONFIG))
+    return Checkpoint(reference, files, _views(file, header), header.metadata, config, adapter_config=adapter)
 
 
 def _open_gguf(path: Path, reference: str) -> Checkpoint:
@@ -137,7 +138,8 @@ def open_folder(folder: Folder, reference: str) -> Checkpoint:
         adapter = read_json(folder, ADAPTER_CONFIG) if ADAPTER_CONFIG in names else None
         file, header = folder.header(_pick_single(folder.name, names))
         _check_tensors(file.path, header.tensors)
-        return Checkpoint(reference, (file,), _views(file, header), header.metadata, config, adapter_config=adapter)
+        beside = (local_file(folder.root / ADAPTER_CONFIG),) if adapter is not None and isinstance(folder, LocalFolder) else ()
+        return Checkpoint(reference, (file, *beside), _views(file, header), header.metadata, config, adapter_config=adapter)
     return _open_shards(folder, reference, index, names, config)
 
 
