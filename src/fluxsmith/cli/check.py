@@ -25,9 +25,10 @@ def command(recipe: Path, models: tuple[str, ...], schema_only: bool, console: C
     from fluxsmith.cli.options import read_wish
 
     wish = read_wish(str(recipe), models, None, (), None, None)
-    facts: dict[str, object] = {"recipe": str(recipe), "ok": True, "models": [m.name for m in wish.models()], "adapters": [a.name for a in wish.adapters()]}
-    adapters = f", {len(wish.adapters())} adapters" if wish.adapters() else ""
-    text = f"ok     {recipe}: {len(wish.models())} models{adapters}"
+    named = {"models": [m.name for m in wish.models()], "adapters": [a.name for a in wish.adapters()]}
+    facts: dict[str, object] = {"recipe": str(recipe), "ok": True, **named}
+    adapters = f", {len(named['adapters'])} adapters" if named["adapters"] else ""
+    text = f"ok     {recipe}: {len(named['models'])} models{adapters}"
     if not schema_only:
         from fluxsmith.engine.merging import opener
         from fluxsmith.engine.planning import make_plan
