@@ -211,3 +211,16 @@ def test_what_was_applied_is_checked_before_it_is_made_again(tmp_path: Path) -> 
     changed = run_cli("reproduce", first, "-o", tmp_path / "other.safetensors")
     assert changed.code == 4 and "reproduce.other-input" in changed.err and "adapter_config.json" in changed.err
     assert not (tmp_path / "other.safetensors").exists()
+
+
+def test_parts_of_a_weight_that_is_read_whole(tiny: TinyCheckpoints, base: dict[str, Tensor], tmp_path: Path) -> None:
+    """DoRA by columns over fused q, k and v has one norm for all of them: they cannot have strengths of their own."""
+    lora(tmp_path / "style.safetensors", base, MATRICES[:1])
+    stored = load_file(tmp_path / "style.safetensors")
+    key = "lora_unet_" + MATRICES[0].replace(".", "_")
+    save_file({**stored, f"{key}.dora_scale": torch.rand(1, 48) + 0.5}, tmp_path / "style.safetensors")
+    text = "fluxsmith: 1\nmodels:\n  base: {}\n  style: {{adapter: {}, weight: {{default: 1.0, {}: 0.5}}}}\nmerge: base + style\n"
+    places = (tiny.a, tmp_path / "style.safetensors")
+    assert fs.plan(recipe_from_text(text.format(*places, "double.0"), "text")).jobs
+    with pytest.raises(IncompatibleError, match=r"adapter\.parts-of-a-whole"):
+        fs.plan(recipe_from_text(text.format(*places, "q"), "text"))

@@ -61,6 +61,11 @@ class Module:
     target: Target
     sources: tuple[str, ...]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the factors by role."""
+        return {role: view.shape for role, view in self.factors.items()}
+
 
 @dataclass(frozen=True)
 class Adapter:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["ModuleTensors", "Outline", "delta_of", "read_factor", "read_module", "read_values"]
+__all__ = ["ModuleTensors", "Outline", "check_finite", "delta_of", "read_factor", "read_module", "read_values"]
 
 
 @dataclass(frozen=True)
@@ -72,21 +72,20 @@ def read_module(module: Module) -> ModuleTensors:
     """
     factors = {role: read_factor(view) for role, view in module.factors.items()}
     for role, factor in factors.items():
-        _check_finite(module, role, factor)
+        check_finite(factor, module.factors[role], module.name, role, fix="train it again, or leave the module out with --ignore GLOB")
     return ModuleTensors(module.target, module.algorithm, factors, module.settings)
 
 
-def _check_finite(module: Module, role: str, factor: Tensor) -> None:
-    import torch
-
-    bad = int((~torch.isfinite(factor.float())).sum())
+def check_finite(factor: Tensor, view: View, module: str, role: str, *, fix: str) -> None:
+    """Raise IncompatibleError where a factor, which `view` has in a file, has values that are not finite."""
+    bad = int((~factor.float().isfinite()).count_nonzero())
     if bad:
-        file = module.factors[role].extents[0].file
+        file = view.extents[0].file
         raise IncompatibleError(
             "values.not-finite",
-            f"{file} has {bad} value{'s' * (bad > 1)} that {'are' if bad > 1 else 'is'} not finite in `{module.name}`",
-            facts={"file": file, "module": module.name, "factor": role},
-            fix="train it again, or leave the module out with --ignore GLOB",
+            f"{file} has {bad} {'value that is' if bad == 1 else 'values that are'} not finite in `{module}`",
+            facts={"file": file, "module": module, "factor": role},
+            fix=fix,
         )
 
 

@@ -156,7 +156,7 @@ def _title(module: Module) -> str:
 
 
 def _group(algorithm: str, kind: str, modules: Sequence[Module]) -> Group:
-    ranks = [rank for m in modules if (rank := ALGORITHMS[m.algorithm].rank({role: view.shape for role, view in m.factors.items()}))]
+    ranks = [rank for m in modules if (rank := ALGORITHMS[m.algorithm].rank(m.shapes))]
     alphas = [module.settings["alpha"] for module in modules if "alpha" in module.settings]
     scales = [module.settings.get("scale", 1.0) for module in modules]
     rank, alpha = (min(ranks), max(ranks)) if ranks else None, (min(alphas), max(alphas)) if alphas else None

@@ -142,5 +142,5 @@ def _largest_rank(adapters: Sequence[Adapter]) -> int:
     from fluxsmith.adapters.algorithms import ALGORITHMS
 
     modules = [module for adapter in adapters for module in adapter.modules]
-    ranks = [ALGORITHMS[module.algorithm].rank({role: view.shape for role, view in module.factors.items()}) for module in modules]
+    ranks = [ALGORITHMS[module.algorithm].rank(module.shapes) for module in modules]
     return max([rank for rank in ranks if rank], default=32)

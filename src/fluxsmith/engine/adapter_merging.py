@@ -56,7 +56,7 @@ def _check_free(adapters: Sequence[Adapter]) -> None:
     for opened in adapters:
         for module in opened.modules:
             rules = ALGORITHMS[module.algorithm]
-            if rules.reads({role: view.shape for role, view in module.factors.items()}) != "nothing":
+            if rules.reads(module.shapes) != "nothing":
                 raise IncompatibleError(
                     "adapter.needs-base",
                     f"what {rules.title} means at `{module.name}` depends on the base's weight",

@@ -96,7 +96,7 @@ def _parts(opened: Opened) -> dict[str, tuple[Part, ...]]:
 
 def _part(module: Module) -> Part:
     algorithm = ALGORITHMS[module.algorithm]
-    reads = algorithm.reads({role: view.shape for role, view in module.factors.items()})
+    reads = algorithm.reads(module.shapes)
     return Part(module.name, module.algorithm, module.factors, module.settings, module.target.shape, module.target.spans, reads)
 
 

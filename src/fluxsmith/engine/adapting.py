@@ -6,8 +6,8 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from fluxsmith.adapters.algorithms import ALGORITHMS, Rows
+from fluxsmith.adapters.tensors import check_finite
 from fluxsmith.engine.plan import Adapt, Part
-from fluxsmith.errors import IncompatibleError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,18 +29,13 @@ def delta_tile(space: Workspace, step: Adapt, slot: int, start: int, stop: int, 
     width = prod(step.shape[1:])
     first, last = start // width, stop // width
     rows = None if base is None else base.reshape(last - first, width).float()
-    delta: Tensor | None = None
-    for number, part in enumerate(step.parts):
-        if part.covers(first, last) and delta is None:
-            made = _rows(exact, part, (slot, number), first, last, rows)
-            delta = made.mul_(step.weight) if step.weight != 1 else made
-            continue
-        if delta is None:
-            delta = torch.zeros((last - first, width), device=space.device.kind)
-        for at, values in _pieces(exact, part, (slot, number), first, last, rows):
-            delta[at - first : at - first + len(values)].add_(values, alpha=step.weight)
-    if delta is None:
+    runs = [run for number, part in enumerate(step.parts) for run in _pieces(exact, part, (slot, number), first, last, rows)]
+    if len(runs) == 1 and len(runs[0][1]) == last - first:
+        delta = runs[0][1].mul_(step.weight)
+    else:
         delta = torch.zeros((last - first, width), device=space.device.kind)
+        for at, values in runs:
+            delta[at - first : at - first + len(values)].add_(values, alpha=step.weight)
     if step.adapter not in space.touched and bool(delta.any()):
         space.touched.add(step.adapter)
     return delta.reshape(-1).to(space.compute)
@@ -51,20 +46,7 @@ def check_factors(space: Workspace, step: Adapt) -> None:
     for part in step.parts:
         for role, view in part.factors.items():
             values = space.exact().load(("check", role), view, 0, view.count)
-            bad = int((~values.isfinite()).count_nonzero())
-            if bad:
-                raise IncompatibleError(
-                    "values.not-finite",
-                    f"{step.adapter} has {bad} {'value that is' if bad == 1 else 'values that are'} not finite in `{part.module}`",
-                    facts={"file": view.extents[0].file, "module": part.module, "factor": role},
-                    fix="train it again; --allow-nonfinite applies it as it is",
-                )
-
-
-def _rows(space: Workspace, part: Part, slot: tuple[int, int], first: int, last: int, base: Tensor | None) -> Tensor:
-    """Rows of a part that covers all of them at one place."""
-    (_, values), *_ = _pieces(space, part, slot, first, last, base)
-    return values
+            check_finite(values, view, part.module, role, fix="train it again; --allow-nonfinite applies it as it is")
 
 
 def _pieces(space: Workspace, part: Part, slot: tuple[int, int], first: int, last: int, base: Tensor | None) -> list[tuple[int, Tensor]]:
@@ -96,7 +78,7 @@ def _whole(space: Workspace, part: Part, slot: tuple[int, int], base: Tensor | N
 def _delta(space: Workspace, part: Part, slot: tuple[int, int], start: int, stop: int, weight: Tensor | None) -> Tensor:
     """Rows [start, stop) of a module's own delta, [rows, width] in fp32."""
     algorithm, rows = ALGORITHMS[part.algorithm], Rows(start, stop, part.shape)
-    ranges = algorithm.ranges({role: view.shape for role, view in part.factors.items()}, part.settings, rows)
+    ranges = algorithm.ranges(part.shapes, part.settings, rows)
     factors: dict[str, Tensor] = {}
     for role, view in part.factors.items():
         view = view.rows(*ranges[role]) if role in ranges else view

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from fluxsmith.adapters.module import Span
+from fluxsmith.errors import IncompatibleError
 from fluxsmith.io.checkpoint import WeightFile
 from fluxsmith.io.dtypes import BLOCK_TYPES
 from fluxsmith.io.shards import OutputFile
@@ -89,9 +90,10 @@ class Part:
     spans: tuple[Span, ...]
     reads: str = "nothing"
 
-    def covers(self, start: int, stop: int) -> bool:
-        """Whether rows [start, stop) of the tensor are all in one span of it."""
-        return any(span.start <= start and stop <= span.start + span.rows for span in self.spans) and self.reads != "whole"
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the factors by role."""
+        return {role: view.shape for role, view in self.factors.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,10 @@ class Adapt:
         return any(part.reads == "whole" for part in self.parts)
 
     def cut(self, start: int, stop: int) -> "Adapt":
-        """The same for rows [start, stop) of the tensor alone."""
+        """The same for rows [start, stop) of the tensor alone.
+
+        Raises IncompatibleError where a part reads the whole of a weight that these rows are only some of.
+        """
         parts: list[Part] = []
         for part in self.parts:
             spans = [
@@ -128,6 +133,13 @@ class Adapt:
                 for span in part.spans
                 if (rows := min(span.start + span.rows, stop) - max(span.start, start)) > 0
             ]
+            if spans and part.reads == "whole" and sum(span.rows for span in spans) < part.shape[0]:
+                raise IncompatibleError(
+                    "adapter.parts-of-a-whole",
+                    f"`{part.module}` of `{self.adapter}` reads a whole weight, whose parts (q, k, v, mlp) are treated in different ways",
+                    facts={"algorithm": part.algorithm, "module": part.module},
+                    fix="give one number for the whole tensor: a block (double.0) or a name (*.qkv.*), not q, k, v or mlp",
+                )
             if spans:
                 parts.append(replace(part, spans=tuple(spans)))
         return replace(self, shape=(stop - start, *self.shape[1:]), parts=tuple(parts))

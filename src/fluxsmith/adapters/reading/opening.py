@@ -335,13 +335,12 @@ class _Opener:
 
 
 def _turns_bias(module: Module) -> bool:
-    shapes = {role: view.shape for role, view in module.factors.items()}
-    return ALGORITHMS[module.algorithm].turns_bias(shapes, module.settings)
+    return ALGORITHMS[module.algorithm].turns_bias(module.shapes, module.settings)
 
 
 def _rank_note(module: Module) -> str:
     """A note where a product's rank is more than its matrix can have."""
-    rank = ALGORITHMS[module.algorithm].rank({role: view.shape for role, view in module.factors.items()})
+    rank = ALGORITHMS[module.algorithm].rank(module.shapes)
     shape = module.target.shape
     if module.algorithm != "lora" or rank is None or len(shape) < 2 or rank <= min(shape[0], math.prod(shape[1:])):
         return ""
